@@ -1,0 +1,96 @@
+"""Train USRNet on a folder of photographs, or evaluate it with the true kernels of a dataset."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tqdm import tqdm
+
+from blindsr.checkpoints import pretrained_path
+from blindsr.cli import REPOSITORY, parse, run
+from blindsr.datasets import find_items
+from blindsr.devices import DeviceName, pick_device
+from NonblindSR.evaluation import evaluate
+from NonblindSR.training import TrainingSettings, read_images, train
+from NonblindSR.usrnet import USRNet
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``python main.py`` takes."""
+
+    train: bool = False
+    """Train on the photographs in --images."""
+    evaluate: bool = False
+    """Super-resolve a dataset with its true kernels and print the scores."""
+    images: Path | None = None
+    """Folder of photographs to train on (searched with its subfolders)."""
+    output_dir: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = REPOSITORY / "runs" / "usrnet"
+    """Where training writes usrnet_tiny.pth (the averaged weights), best.pth, last.pt and training.png."""
+    restore_file: Path | None = None
+    """A last.pt of the same settings to resume from."""
+    dataset: Annotated[str, tyro.conf.arg(aliases=["-d"])] = "Test"
+    """Dataset to evaluate on: a name under data/datasets, or a folder."""
+    model: Literal["DIPFKP", "KernelGANFKP"] = "DIPFKP"
+    """Whose LR images and kernels of the dataset to take."""
+    sf: Literal[2, 3, 4, 8] = 4
+    """Scale factor of the evaluation."""
+    sigma: float = 0.0
+    """Noise level told to the network in the evaluation, in grey levels of 255."""
+    path_nonblind: Path = pretrained_path("usrnet_tiny.pth")
+    """Weights to evaluate."""
+    device: DeviceName = "auto"
+    """Where to compute; auto takes CUDA or MPS where there is one."""
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+
+
+def run_training(options: Options) -> int:
+    if options.images is None:
+        raise ValueError("--train needs --images DIR, a folder of photographs")
+    settings = options.training
+    images = read_images(options.images, settings.patch)
+    print(f"{len(images)} pictures from {options.images}")
+    with tqdm(total=settings.steps, unit="step", smoothing=0.05) as bar:
+
+        def on_step(step: int, loss: float) -> None:
+            bar.update(step - bar.n)
+            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+
+        def on_validation(entry: dict[str, Any]) -> None:
+            scores = ", ".join(f"x{s} {psnr:.2f}" for s, psnr in entry["psnr"].items())
+            bar.write(f"step {entry['step']}: loss {entry['loss']:.5f}, PSNR {scores} dB")
+
+        train(
+            images,
+            settings,
+            options.output_dir,
+            pick_device(options.device),
+            options.restore_file,
+            on_step,
+            on_validation,
+        )
+    print(f"weights: {options.output_dir / 'usrnet_tiny.pth'}")
+    return 0
+
+
+def run_evaluation(options: Options) -> int:
+    items = find_items(options.dataset, options.model, options.sf)
+    net = USRNet.from_pretrained(options.path_nonblind).to(pick_device(options.device))
+    scores = evaluate(net, items, options.sf, options.sigma / 255)
+    for name, (psnr, ssim) in scores.items():
+        print(f"{name:>20}  {psnr:.2f} dB  {ssim:.4f}")
+    mean_psnr, mean_ssim = (sum(values) / len(scores) for values in zip(*scores.values(), strict=True))
+    print(f"{'mean':>20}  {mean_psnr:.2f} dB  {mean_ssim:.4f}")
+    return 0
+
+
+def main() -> int:
+    options = parse(Options, __doc__ or "")
+    if options.train == options.evaluate:
+        raise ValueError("say what to do: --train or --evaluate")
+    return run_training(options) if options.train else run_evaluation(options)
+
+
+if __name__ == "__main__":
+    run(main)

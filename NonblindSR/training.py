@@ -1,0 +1,298 @@
+"""Training USRNet: patches, kernels and noise drawn on the fly from a folder of photographs."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blindsr.checkpoints import load_checkpoint, save_checkpoint
+from blindsr.degradation import add_noise, degrade, modcrop
+from blindsr.images import is_image_name, read_image, to_uint8
+from blindsr.kernels import random_kernels
+from blindsr.metrics import psnr_ssim_y
+from NonblindSR.usrnet import USRNet
+
+__all__ = ["TrainingSettings", "read_images", "train", "validate"]
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How USRNet is trained. "Original" is the published recipe (USRNet, section 5.1)."""
+
+    steps: int = 12_000
+    """Optimiser steps of the whole schedule; the cosine ends there."""
+    batch: int = 8
+    """Patches per step (original: 48)."""
+    patch: int = 72
+    """Side of an HR patch in pixels (original: 96)."""
+    learning_rate: float = 1e-3
+    """Peak rate of Adam, after a linear warm-up and before a cosine decay to 1 % (original: 1e-4, halved)."""
+    warmup: int = 200
+    """Steps of linear warm-up."""
+    scales: tuple[int, ...] = (2, 2, 3, 3, 4, 4, 8)
+    """Each step takes one of these scale factors, all equally likely (original: 1, 2, 3, 4)."""
+    sigma_max: float = 15.0
+    """Largest noise level, in grey levels of 255 (original: 25)."""
+    noise_free: float = 0.5
+    """Share of patches without noise: blind estimation hands over σ = 0."""
+    ema: float = 0.999
+    """Decay of the exponential moving average of the weights, which is what is saved as the result."""
+    clip: float = 0.5
+    """Largest gradient norm."""
+    validate_every: int = 1000
+    """Steps between validations and checkpoints."""
+    held_out: int = 8
+    """Pictures left out of the training, the last by name, for the validation PSNR."""
+    seed: int = 0
+    """Seed of the initial weights and of every draw."""
+
+
+def read_images(folder: Path, side: int) -> list[Tensor]:
+    """Read the pictures of a folder (and its subfolders) as C×H×W uint8, leaving out those smaller than ``side``.
+
+    Raises:
+        FileNotFoundError: the folder does not exist or holds no picture that is large enough.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; name one with photographs to train on")
+    paths = sorted(path for path in folder.rglob("*") if is_image_name(path))
+    images = [torch.from_numpy(to_uint8(read_image(path)).transpose(2, 0, 1).copy()) for path in paths]
+    images = [image for image in images if min(image.shape[1:]) >= side]
+    if not images:
+        raise FileNotFoundError(f"{folder}: holds no picture of at least {side}×{side} pixels")
+    return images
+
+
+def identity_start(net: USRNet) -> None:
+    """Initialise so that the prior step starts as the identity and unfolding as plain data consistency.
+
+    Three feature channels carry the image from head to tail; the U-Net's upper branch starts at zero, and so do
+    the second convolutions of its residual blocks. From there a few thousand steps suffice where a random start
+    first has to learn to copy.
+    """
+    for module in net.p.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.orthogonal_(module.weight, gain=math.sqrt(2) if module.kernel_size == (3, 3) else 1.0)
+    with torch.no_grad():
+        for name, parameter in net.p.named_parameters():
+            if name.endswith("res.2.weight"):
+                parameter.mul_(0.1)
+        net.p.m_up1[0].weight.zero_()
+        for channel in range(3):
+            net.p.m_head.weight[channel] = 0
+            net.p.m_head.weight[channel, channel, 1, 1] = 1
+        net.p.m_tail.weight.mul_(0.1)
+        for channel in range(3):
+            net.p.m_tail.weight[channel, :3] = 0
+            net.p.m_tail.weight[channel, channel, 1, 1] = 1
+        net.p.m_tail.weight[:, 3:] *= 0.1
+        head = net.h.mlp[4]  # α starts near 1e-3, β near 0.1, whatever the noise and the scale
+        head.weight.mul_(0.1)
+        head.bias[: net.iterations] = -6.9
+        head.bias[net.iterations :] = -2.3
+
+
+class PatchSource:
+    """Draws training batches. Draws depend on ``generator`` alone, so that a resumed run repeats them."""
+
+    def __init__(self, images: list[Tensor], settings: TrainingSettings, device: torch.device) -> None:
+        self.images = images
+        self.settings = settings
+        self.device = device
+        sizes = torch.tensor([image.shape[1] * image.shape[2] for image in images], dtype=torch.float64)
+        self.weights = sizes / sizes.sum()
+
+    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, int, Tensor]:
+        """LR patches, HR patches, kernels, the scale factor and the noise levels of one step."""
+        settings = self.settings
+
+        def integer(high: int) -> int:
+            return int(torch.randint(high, (), generator=generator))
+
+        scale_factor = settings.scales[integer(len(settings.scales))]
+        side = settings.patch - settings.patch % scale_factor
+        chosen = torch.multinomial(self.weights, settings.batch, replacement=True, generator=generator)
+        patches = []
+        for index in chosen.tolist():
+            image = self.images[index]
+            top, left = integer(image.shape[1] - side + 1), integer(image.shape[2] - side + 1)
+            patch = image[:, top : top + side, left : left + side]
+            patch = torch.rot90(patch, integer(4), (1, 2))
+            patches.append(patch.flip(2) if integer(2) else patch)
+        hr = torch.stack(patches).to(self.device).float() / 255
+        kernels = random_kernels(settings.batch, scale_factor, generator).to(self.device)
+        noisy = torch.rand(settings.batch, generator=generator) >= settings.noise_free
+        sigma = noisy * torch.rand(settings.batch, generator=generator) * settings.sigma_max / 255
+        lr = degrade(hr, kernels, scale_factor).cpu()
+        lr = _eight_bit(add_noise(lr, sigma.view(-1, 1, 1, 1), generator)).to(self.device)
+        return lr, hr, kernels, scale_factor, sigma.to(self.device)
+
+
+def validate(
+    net: USRNet, images: list[Tensor], scale_factor: int, device: torch.device, sigma: float = 0.0
+) -> float:
+    """Mean PSNR (Y, dB) over C×H×W uint8 images, each degraded by one of a fixed sequence of kernels.
+
+    Args:
+        sigma: noise level in image range, added to the LR images and told to the network.
+    """
+    generator = torch.Generator().manual_seed(0)
+    scores = []
+    for image in images:
+        hr = modcrop(image[None].float() / 255, scale_factor)
+        kernel = random_kernels(1, scale_factor, generator)
+        lr = _eight_bit(add_noise(degrade(hr, kernel, scale_factor), sigma, generator))
+        with torch.no_grad():
+            sr = net(lr.to(device), kernel.to(device), scale_factor, sigma)
+        scores.append(psnr_ssim_y(to_uint8(sr), to_uint8(hr), scale_factor)[0])
+    return float(np.mean(scores))
+
+
+def learning_rate_factor(step: int, settings: TrainingSettings) -> float:
+    """Linear warm-up, then a cosine from 1 to 0.01."""
+    warm = min(1.0, (step + 1) / max(1, settings.warmup))
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / settings.steps)))
+    return warm * (0.01 + 0.99 * cosine)
+
+
+def train(
+    images: list[Tensor],
+    settings: TrainingSettings,
+    folder: Path,
+    device: torch.device,
+    resume: Path | None = None,
+    on_step: Callable[[int, float], None] | None = None,
+    on_validation: Callable[[dict[str, Any]], None] | None = None,
+) -> USRNet:
+    """Train a USRNet; write ``last.pt`` (resumable), ``best.pth`` and ``usrnet_tiny.pth`` into ``folder``.
+
+    The prior step runs in bfloat16 where the device gains from that, and is compiled on CUDA.
+
+    Args:
+        images: pictures, C×H×W uint8; the last ``held_out`` are for validation (their centres) alone.
+        resume: a ``last.pt`` to go on from, with the same draws as an unbroken run.
+        on_step: called with (step, loss).
+        on_validation: called with the log entry of each validation.
+
+    Returns:
+        The averaged network, in evaluation mode.
+
+    Raises:
+        ValueError: there are too few pictures, or ``resume`` was made with other settings.
+    """
+    if len(images) <= settings.held_out:
+        raise ValueError(
+            f"{len(images)} pictures, of which {settings.held_out} are held out: use more, or a smaller --held-out"
+        )
+    images, validation = images[: -settings.held_out], images[-settings.held_out :]
+    validation = [_centre_crop(image, 192) for image in validation]
+    generator = torch.Generator().manual_seed(settings.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        net = USRNet()
+        identity_start(net)
+    net = net.to(device, memory_format=torch.channels_last)
+    average = USRNet().to(device, memory_format=torch.channels_last).eval()
+    average.load_state_dict(net.state_dict())
+    optimizer = torch.optim.Adam(net.parameters(), lr=settings.learning_rate)
+    source = PatchSource(images, settings, device)
+    start, best, log = 0, -math.inf, []
+
+    if resume is not None:
+        state = load_checkpoint(resume)
+        try:
+            if state["settings"] != _plain(settings):
+                raise ValueError(f"{resume}: was made with other settings; repeat them, or start afresh")
+            net.load_state_dict(state["net"])
+            average.load_state_dict(state["average"])
+            optimizer.load_state_dict(state["optimizer"])
+            generator.set_state(state["generator"])
+            start, best, log = state["step"], state["best"], state["log"]
+        except (KeyError, RuntimeError) as error:
+            raise ValueError(f"{resume}: not a checkpoint of this training; resume from a last.pt") from error
+
+    mixed_precision = _gains_from_bfloat16(device)
+    if device.type == "cuda":
+        net.p.compile()
+    losses = []
+    began = time.perf_counter()
+    for step in range(start, settings.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * learning_rate_factor(step, settings)
+        lr, hr, kernels, scale_factor, sigma = source.draw(generator)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed_precision):
+            sr = net(lr, kernels, scale_factor, sigma)
+        loss = F.l1_loss(sr, hr)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), settings.clip)
+        optimizer.step()
+        decay = min(settings.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 - decay)
+        losses.append(float(loss.detach()))
+        if on_step is not None:
+            on_step(step + 1, losses[-1])
+
+        if (step + 1) % settings.validate_every == 0 or step + 1 == settings.steps:
+            psnr = {s: validate(average, validation, s, device) for s in sorted(set(settings.scales))}
+            entry = {
+                "step": step + 1,
+                "loss": float(np.mean(losses)),
+                "psnr": psnr,
+                "seconds": time.perf_counter() - began,
+            }
+            losses = []
+            log.append(entry)
+            weights = {key: value.contiguous().cpu() for key, value in average.state_dict().items()}
+            score = float(np.mean(list(psnr.values())))
+            if score > best:
+                best = score
+                save_checkpoint(folder / "best.pth", weights)
+            save_checkpoint(folder / "usrnet_tiny.pth", weights)
+            save_checkpoint(
+                folder / "last.pt",
+                {
+                    "settings": _plain(settings),
+                    "net": net.state_dict(),
+                    "average": average.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "generator": generator.get_state(),
+                    "step": step + 1,
+                    "best": best,
+                    "log": log,
+                },
+            )
+            if on_validation is not None:
+                on_validation(entry)
+    return average
+
+
+def _centre_crop(image: Tensor, side: int) -> Tensor:
+    top, left = (max(0, (length - side) // 2) for length in image.shape[-2:])
+    return image[..., top : top + side, left : left + side]
+
+
+def _eight_bit(lr: Tensor) -> Tensor:
+    """What an 8-bit file leaves of an image: small as it is, deconvolution amplifies the difference."""
+    return (lr.clamp(0, 1) * 255).round() / 255
+
+
+def _gains_from_bfloat16(device: torch.device) -> bool:
+    """Whether convolutions in bfloat16 are faster there than in float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def _plain(settings: TrainingSettings) -> dict[str, Any]:
+    """The settings as a checkpoint keeps them: lists instead of tuples survive a restricted load."""
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(settings).items()}

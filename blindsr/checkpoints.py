@@ -1,0 +1,73 @@
+"""Weights on disk: read as plain tensors only, written whole or not at all, and where the shipped ones lie."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from blindsr.files import write_whole
+
+__all__ = ["load_checkpoint", "load_state", "pretrained_path", "save_checkpoint"]
+
+_BESIDE_THE_PACKAGE = Path(__file__).resolve().parent.parent / "data" / "pretrained_models"
+_IN_THE_WHEEL = Path(__file__).resolve().parent / "pretrained_models"
+
+
+def pretrained_path(name: str) -> Path:
+    """Where the shipped weights called ``name`` lie, in a checkout or in an installed wheel."""
+    return (_BESIDE_THE_PACKAGE if _BESIDE_THE_PACKAGE.is_dir() else _IN_THE_WHEEL) / name
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU with PyTorch's restricted unpickler: it can hold no code.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, or holds more than tensors and plain values.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such weights; train them, or name other ones")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can raise almost anything
+        raise ValueError(
+            f"{path}: not a file of plain tensors, so it is not loaded (damaged, or it holds code); "
+            "use weights saved as a state_dict"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds a {type(content).__name__}, not a state_dict")
+    return content
+
+
+def load_state(module: nn.Module, state: dict[str, Tensor], path: Path, what: str) -> None:
+    """Load ``state`` into ``module``; a mismatch is told in one line that names the file.
+
+    Args:
+        what: what the weights should be for, as in "x4 kernel prior".
+
+    Raises:
+        ValueError: keys or shapes differ from the module's.
+    """
+    expected = module.state_dict()
+    for key, value in expected.items():
+        if key not in state:
+            raise ValueError(f"{path}: not the weights of a {what} ('{key}' is missing)")
+        found = state[key]
+        if not isinstance(found, Tensor) or found.shape != value.shape:
+            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(
+                f"{path}: not the weights of a {what} ('{key}' is {shape}, expected {tuple(value.shape)})"
+            )
+        if not torch.isfinite(found).all():
+            raise ValueError(f"{path}: '{key}' holds values that are not finite; the file is of no use")
+    unknown = sorted(state.keys() - expected.keys())
+    if unknown:
+        raise ValueError(f"{path}: not the weights of a {what} ('{unknown[0]}' is unknown)")
+    module.load_state_dict(state)
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint of tensors and plain values, whole or not at all."""
+    with write_whole(path) as temporary:
+        torch.save(content, temporary)

@@ -1,0 +1,56 @@
+"""The forward model y = (x ⋆ k)↓s + n (paper, equation 1): differentiable, and the only one in the project."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["degrade", "modcrop"]
+
+
+def modcrop(image: Tensor, scale_factor: int) -> Tensor:
+    """Drop rows at the bottom and columns at the right until both sides are multiples of ``scale_factor``."""
+    height, width = image.shape[-2:]
+    return image[..., : height - height % scale_factor, : width - width % scale_factor]
+
+
+def degrade(image: Tensor, kernel: Tensor, scale_factor: int, *, circular: bool = True) -> Tensor:
+    """Blur by cross-correlation with ``kernel`` and keep the upper-left pixel of every s×s block.
+
+    Noise-free; differentiable in ``image`` and ``kernel``.
+
+    Args:
+        image: N×C×H×W, [0, 1].
+        kernel: 1×1×k×k (the same for all images) or N×1×k×k (one each), k odd, sum 1.
+        scale_factor: s.
+        circular: continue the image periodically by k//2 pixels on every side. With False only the
+            LR pixels that see no border remain: output pixel 0 then sees HR pixels 0 … k − 1.
+
+    Returns:
+        N×C×⌈H/s⌉×⌈W/s⌉, or N×C×⌈(H − k + 1)/s⌉×⌈(W − k + 1)/s⌉ without the circular border.
+
+    Raises:
+        ValueError: the image is smaller than the kernel, or their numbers do not match.
+    """
+    n, channels, height, width = image.shape
+    side = kernel.shape[-1]
+    if min(height, width) < side:
+        raise ValueError(
+            f"the image ({width}×{height}) is smaller than the kernel ({side}×{side}); use a larger image"
+        )
+    if kernel.shape[0] not in (1, n):
+        raise ValueError(f"{kernel.shape[0]} kernels for {n} images; pass one kernel, or one for each image")
+    if circular:
+        image = F.pad(image, (side // 2,) * 4, mode="circular")
+    if kernel.shape[0] == 1:
+        # Channels go through as a batch: one single-channel convolution is far cheaper than a grouped one.
+        flat = image.reshape(n * channels, 1, *image.shape[-2:])
+        blurred = F.conv2d(flat, kernel, stride=scale_factor)
+        return blurred.reshape(n, channels, *blurred.shape[-2:])
+    grouped = image.transpose(0, 1)  # C×N×H×W: each image is a group, its channels the batch
+    return F.conv2d(grouped, kernel, stride=scale_factor, groups=n).transpose(0, 1)
+
+
+def add_noise(image: Tensor, sigma: Tensor | float, generator: torch.Generator) -> Tensor:
+    """Add white Gaussian noise of standard deviation ``sigma`` (image range, broadcastable)."""
+    noise = torch.randn(image.shape, generator=generator, device=image.device, dtype=image.dtype)
+    return image + sigma * noise

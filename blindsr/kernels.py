@@ -1,0 +1,226 @@
+"""Anisotropic Gaussian blur kernels: drawing, centring, x2 -> x4, and the conventions of other tools.
+
+**Our convention.** A kernel is applied by *cross-correlation* and the upper-left pixel of every s×s block is
+kept (:mod:`blindsr.degradation`). Its centre of mass lies at ``(k − s)/2`` on both axes, counted from pixel 0,
+so that LR pixel (0, 0) sees the middle of the first s×s block of HR pixels. Kernels of KernelGAN's release are
+meant for true convolution and are centred on the other side; :func:`from_kernelgan` converts them. Mixing the
+two up shifts the result by half a pixel to a pixel and more.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = [
+    "centre",
+    "centre_of_mass",
+    "from_kernelgan",
+    "gaussian_kernels",
+    "kernel_side",
+    "kernel_x4_from_x2",
+    "normalize",
+    "random_kernels",
+    "random_kernels_numpy",
+    "variance_range",
+]
+
+
+def kernel_side(scale_factor: int) -> int:
+    """Side of the kernel in HR pixels: 11, 15, 19, 21 for scale factors 2, 3, 4, 8 (paper, section 4.1)."""
+    return min(4 * scale_factor + 3, 21)
+
+
+def variance_range(scale_factor: int) -> tuple[float, float]:
+    """Smallest and largest variance along a principal axis, in HR pixels² (paper, section 4.1)."""
+    return 0.175 * scale_factor, min(2.5 * scale_factor, 10.0)
+
+
+def normalize(kernels: Tensor) -> Tensor:
+    """Divide each kernel (last two dimensions) by its sum."""
+    return kernels / kernels.sum(dim=(-2, -1), keepdim=True)
+
+
+def gaussian_kernels(
+    lambda1: Tensor,
+    lambda2: Tensor,
+    theta: Tensor,
+    side: int,
+    scale_factor: int,
+    noise: Tensor | None = None,
+) -> Tensor:
+    """Gaussian kernels with covariance R(θ) diag(λ1, λ2) R(θ)ᵀ, centred for ``scale_factor``.
+
+    Args:
+        lambda1, lambda2: variances along the principal axes in pixels², shape (N,).
+        theta: angle of the first axis in radians, shape (N,).
+        side: kernel side in pixels.
+        scale_factor: s; the centre of mass ends at (side − s)/2.
+        noise: multiplicative noise, N×side×side; a kernel becomes proportional to exp(…)·(1 + noise).
+
+    Returns:
+        N×1×side×side, of the dtype and on the device of ``lambda1``, each summing to 1.
+    """
+    cos, sin = torch.cos(theta), torch.sin(theta)
+    inv1, inv2 = 1 / lambda1, 1 / lambda2
+    precision_xx = cos**2 * inv1 + sin**2 * inv2
+    precision_yy = sin**2 * inv1 + cos**2 * inv2
+    precision_xy = cos * sin * (inv1 - inv2)
+
+    mean = side // 2 + 0.5 * (scale_factor - side % 2)
+    offset = torch.arange(side, dtype=lambda1.dtype, device=lambda1.device) - mean
+    x, y = offset.view(1, 1, side), offset.view(1, side, 1)
+    exponent = (
+        precision_xx.view(-1, 1, 1) * x**2
+        + 2 * precision_xy.view(-1, 1, 1) * x * y
+        + precision_yy.view(-1, 1, 1) * y**2
+    )
+    kernels = torch.exp(-0.5 * exponent)
+    if noise is not None:
+        kernels = kernels * (1 + noise)
+    return normalize(centre(normalize(kernels.unsqueeze(1)), scale_factor))
+
+
+def random_kernels(
+    count: int,
+    scale_factor: int,
+    generator: torch.Generator,
+    side: int | None = None,
+    variances: tuple[float, float] | None = None,
+) -> Tensor:
+    """``count`` kernels, λ1, λ2 and θ uniform over their ranges, drawn on the generator's device.
+
+    Returns:
+        count×1×side×side float32, each summing to 1.
+    """
+    low, high = variances or variance_range(scale_factor)
+    u = torch.rand(3, count, generator=generator, device=generator.device)
+    lambdas = low + (high - low) * u[:2]
+    return gaussian_kernels(
+        lambdas[0], lambdas[1], math.pi * u[2], side or kernel_side(scale_factor), scale_factor
+    )
+
+
+def random_kernels_numpy(
+    rng: np.random.RandomState,
+    scale_factor: int,
+    side: int,
+    variances: tuple[float, float],
+    noise_level: float = 0.0,
+) -> Tensor:
+    """One kernel in the draw order of the published test sets (λ1, λ2, θ, then side² uniforms).
+
+    The uniforms for the kernel noise are drawn even when ``noise_level`` is 0: the sequence depends on it.
+
+    Returns:
+        1×1×side×side float64, sum 1.
+    """
+    low, high = variances
+    lambda1 = low + rng.rand() * (high - low)
+    lambda2 = low + rng.rand() * (high - low)
+    theta = rng.rand() * math.pi
+    noise = -noise_level + rng.rand(side, side) * noise_level * 2
+    parameters = torch.tensor([[lambda1], [lambda2], [theta]], dtype=torch.float64)
+    return gaussian_kernels(*parameters, side, scale_factor, torch.from_numpy(noise)[None])
+
+
+def centre_of_mass(kernels: Tensor) -> Tensor:
+    """Centre of mass (row, column) of N×1×k×k kernels in pixels, shape N×2."""
+    kernels = normalize(kernels)
+    index = torch.arange(kernels.shape[-1], dtype=kernels.dtype, device=kernels.device)
+    rows = (kernels.sum(dim=-1) * index).sum(dim=-1)
+    cols = (kernels.sum(dim=-2) * index).sum(dim=-1)
+    return torch.cat([rows, cols], dim=1)
+
+
+def _spline_shift_matrices(shift: Tensor, side: int) -> Tensor:
+    """Matrices that shift a signal of length ``side`` by cubic-spline interpolation, zeros outside.
+
+    The same linear map as ``scipy.ndimage.shift(order=3, mode="constant")`` along one axis: B-spline
+    coefficients for a signal mirrored at its end samples, then the spline's value at i − shift, and 0 where that
+    lies outside [0, side − 1]. Written as a matrix so that a batch is shifted at once, on any device.
+
+    Args:
+        shift: shape (N,), in pixels.
+
+    Returns:
+        N×side×side.
+    """
+    options = {"dtype": shift.dtype, "device": shift.device}
+    sampling = torch.eye(side, dtype=torch.float64) * 4
+    off = torch.arange(side - 1)
+    sampling[off, off + 1] = 1
+    sampling[off + 1, off] = 1
+    sampling[0, 1] = sampling[-1, -2] = 2  # mirrored at the end samples
+    prefilter = torch.linalg.inv(sampling / 6).to(**options)
+
+    index = torch.arange(side, **options)
+    position = index.view(1, side, 1) - shift.view(-1, 1, 1)
+    columns = torch.arange(-1, side + 1, **options)
+    distance = (position - columns).abs()
+    near = 2 / 3 - distance**2 + distance**3 / 2
+    far = (2 - distance).clamp(min=0) ** 3 / 6
+    basis = torch.where(distance < 1, near, far)
+    weights = basis[..., 1:-1].clone()
+    weights[..., 1] += basis[..., 0]
+    weights[..., -2] += basis[..., -1]
+    inside = (position >= 0) & (position <= side - 1)
+    return (weights * inside) @ prefilter
+
+
+def centre(kernels: Tensor, scale_factor: int) -> Tensor:
+    """Shift kernels so that their centre of mass lies at (k − s)/2.
+
+    The shift is the interpolation of ``scipy.ndimage.shift`` (cubic spline, zeros outside). What leaves the
+    window is lost, so the sum changes slightly; the published x4 test kernels of KernelGAN-FKP are left so.
+
+    Args:
+        kernels: N×1×k×k, any positive sum.
+
+    Returns:
+        The same shape and dtype.
+    """
+    side = kernels.shape[-1]
+    shift = (side - scale_factor) / 2 - centre_of_mass(kernels)
+    rows = _spline_shift_matrices(shift[:, 0], side)
+    cols = _spline_shift_matrices(shift[:, 1], side)
+    return (rows @ kernels[:, 0] @ cols.transpose(1, 2)).unsqueeze(1)
+
+
+def kernel_x4_from_x2(kernel: Tensor) -> Tensor:
+    """The x4 kernel that follows from a x2 kernel (KernelGAN, appendix), before it is centred for x4.
+
+    Downsampling twice with K2 equals downsampling once by 4 with K4 = Σ K2[r, c]·K2 placed at (2r, 2c) on a
+    canvas of side 3k − 2, cropped by k//2 on each side.
+
+    Args:
+        kernel: 1×1×k×k.
+
+    Returns:
+        1×1×k'×k' with k' = 3k − 2 − 2(k//2) (21 for k = 11), summing to 1.
+    """
+    side = kernel.shape[-1]
+    canvas = kernel.new_zeros(3 * side - 2, 3 * side - 2)
+    small = kernel[0, 0]
+    for r in range(side):
+        for c in range(side):
+            canvas[2 * r : 2 * r + side, 2 * c : 2 * c + side] += small[r, c] * small
+    crop = side // 2
+    return normalize(canvas[crop:-crop, crop:-crop][None, None])
+
+
+def from_kernelgan(kernels: Tensor) -> Tensor:
+    """Convert kernels between KernelGAN's convention and ours; the conversion is its own inverse.
+
+    KernelGAN convolves (flips the kernel), we correlate; for odd sides the flip also maps its centre,
+    k//2 + (s − 1)/2, to ours, (k − s)/2.
+
+    Raises:
+        ValueError: for an even side, where the two conventions differ by a pixel that no flip mends.
+    """
+    if kernels.shape[-1] % 2 == 0:
+        raise ValueError(
+            f"a kernel of even side {kernels.shape[-1]} cannot be converted by a flip; pad it to an odd side first"
+        )
+    return kernels.flip(-2, -1)
