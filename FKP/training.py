@@ -1,0 +1,156 @@
+"""Maximum-likelihood training of the kernel prior on kernels drawn on the fly (FKP, section 4.1)."""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blindsr.checkpoints import load_checkpoint, save_checkpoint
+from blindsr.kernels import gaussian_kernels, kernel_side, random_kernels, variance_range
+from FKP.prior import KernelPrior
+
+__all__ = ["TrainingSettings", "negative_log_likelihood", "train", "validation_kernels"]
+
+CHUNK = 5000
+"""Kernels drawn at once while training: many batches, so that drawing costs next to nothing."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How the prior is trained; the defaults are the paper's schedule."""
+
+    epochs: int = 100
+    """Epochs (paper: 100)."""
+    kernels_per_epoch: int = 50_000
+    """Fresh kernels per epoch (paper: 50 000)."""
+    batch: int = 100
+    """Kernels per step (paper: 100)."""
+    learning_rate: float = 1e-4
+    """Rate of Adam (paper: 1e-4), halved at epochs 40, 50, 60, 70, 80 and 90 of 100."""
+    weight_decay: float = 1e-6
+    """Weight decay of Adam (paper: 1e-6)."""
+    validate_every: int = 5
+    """Epochs between validations and checkpoints."""
+    seed: int = 0
+    """Seed of the initial weights and of every draw."""
+
+
+def validation_kernels(scale_factor: int) -> Tensor:
+    """The official validation grid: all λ1, λ2 in steps of 0.3 pixels² and θ in steps of 0.2.
+
+    Returns:
+        N×1×k×k float32 (4 624 kernels at x2, 17 424 at x4).
+    """
+    low, high = variance_range(scale_factor)
+    lambdas = torch.arange(low, high + 0.3, 0.3, dtype=torch.float64)
+    thetas = torch.arange(0, math.pi, 0.2, dtype=torch.float64)
+    grid = torch.cartesian_prod(lambdas, lambdas, thetas)
+    kernels = gaussian_kernels(grid[:, 0], grid[:, 1], grid[:, 2], kernel_side(scale_factor), scale_factor)
+    return kernels.float()
+
+
+@torch.no_grad()
+def negative_log_likelihood(prior: KernelPrior, kernels: Tensor, seed: int = 0) -> tuple[float, float]:
+    """Mean −log p in nats per kernel, and two standard errors of that mean.
+
+    Args:
+        prior: put into evaluation mode for the while.
+        seed: of the dequantisation noise; the same seed gives the same noise for any weights.
+    """
+    was_training = prior.training
+    prior.eval()
+    generator = torch.Generator().manual_seed(seed)
+    values = -torch.cat([prior.log_prob(chunk, generator) for chunk in kernels.split(CHUNK)]).double()
+    prior.train(was_training)
+    return float(values.mean()), float(2 * values.std() / math.sqrt(len(values)))
+
+
+def train(
+    scale_factor: int,
+    settings: TrainingSettings,
+    folder: Path,
+    device: torch.device,
+    resume: Path | None = None,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+) -> KernelPrior:
+    """Train a prior; write ``FKP_x<s>_best.pt`` and ``FKP_x<s>_last.pt`` (resumable) into ``folder``.
+
+    Both hold ``model_state``, so :meth:`KernelPrior.from_pretrained` reads either.
+
+    Args:
+        resume: a last checkpoint of the same settings; the run goes on exactly as if it had not been broken off.
+        on_epoch: called after every epoch with its log entry: epoch, loss, and nll and error where validated.
+
+    Returns:
+        The trained prior, in evaluation mode.
+
+    Raises:
+        ValueError: ``resume`` was made with other settings or for another scale.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        prior = KernelPrior(scale_factor)
+    prior = prior.to(device)
+    generator = torch.Generator(device).manual_seed(settings.seed)
+    optimizer = torch.optim.Adam(
+        prior.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    )
+    milestones = [settings.epochs * tenth // 10 for tenth in (4, 5, 6, 7, 8, 9)]
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.5)
+    validation = validation_kernels(scale_factor).to(device)
+    identity = {**asdict(settings), "scale_factor": scale_factor}
+    first, best = 0, math.inf
+
+    if resume is not None:
+        state = load_checkpoint(resume)
+        if state.get("settings") != identity:
+            raise ValueError(
+                f"{resume}: was not made by --train with these settings and scale; repeat them, or start afresh"
+            )
+        prior.load_state_dict(state["model_state"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        generator.set_state(state["generator"])
+        first, best = state["epoch"], state["best"]
+
+    for epoch in range(first, settings.epochs):
+        prior.train()
+        total = torch.zeros((), device=device)
+        steps = 0
+        for start in range(0, settings.kernels_per_epoch, CHUNK):
+            count = min(CHUNK, settings.kernels_per_epoch - start)
+            kernels = random_kernels(count, scale_factor, generator)
+            for batch in prior._to_logits(kernels, generator).split(settings.batch):
+                loss = -prior.log_prob_logits(batch).mean()
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                total += loss.detach()
+                steps += 1
+        schedule.step()
+        entry: dict[str, Any] = {"epoch": epoch + 1, "loss": float(total) / steps}
+        if (epoch + 1) % settings.validate_every == 0 or epoch + 1 == settings.epochs:
+            entry["nll"], entry["error"] = negative_log_likelihood(prior, validation)
+            weights = {key: value.cpu() for key, value in prior.state_dict().items()}
+            if entry["nll"] < best:
+                best = entry["nll"]
+                save_checkpoint(folder / f"FKP_x{scale_factor}_best.pt", {"model_state": weights})
+            save_checkpoint(
+                folder / f"FKP_x{scale_factor}_last.pt",
+                {
+                    "model_state": weights,
+                    "optimizer": optimizer.state_dict(),
+                    "schedule": schedule.state_dict(),
+                    "generator": generator.get_state(),
+                    "settings": identity,
+                    "epoch": epoch + 1,
+                    "best": best,
+                },
+            )
+        if on_epoch is not None:
+            on_epoch(entry)
+    return prior.eval()

@@ -1,0 +1,42 @@
+"""Kernels for people to look at."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from blindsr.files import write_whole
+
+__all__ = ["save_kernel_comparison", "save_kernel_grid"]
+
+
+def save_kernel_comparison(path: Path, kernels: dict[str, Tensor]) -> None:
+    """Draw 1×1×k×k kernels side by side on one grey scale, each under its title."""
+    arrays = {title: kernel.detach()[0, 0].cpu().numpy() for title, kernel in kernels.items()}
+    largest = max(float(array.max()) for array in arrays.values())
+    figure = Figure(figsize=(2.6 * len(arrays) + 0.6, 3), layout="constrained")
+    axes = figure.subplots(1, len(arrays), squeeze=False)[0]
+    for axis, (title, array) in zip(axes, arrays.items(), strict=True):
+        drawn = axis.imshow(array, cmap="viridis", vmin=0, vmax=largest)
+        axis.set_title(title)
+        axis.set_xticks([])
+        axis.set_yticks([])
+    figure.colorbar(drawn, ax=list(axes), shrink=0.8)
+    with write_whole(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+def save_kernel_grid(path: Path, kernels: Tensor, columns: int = 10) -> None:
+    """Draw N×1×k×k kernels as a grid, row by row, each on its own grey scale."""
+    array = kernels.detach()[:, 0].cpu().numpy()
+    array = array / array.max(axis=(1, 2), keepdims=True)
+    array = np.pad(array, ((0, -len(array) % columns), (1, 1), (1, 1)), constant_values=0.4)
+    rows = [np.concatenate(list(row), axis=1) for row in array.reshape(-1, columns, *array.shape[1:])]
+    grid = np.concatenate(rows, axis=0)
+    figure = Figure(figsize=(8, 8 * grid.shape[0] / grid.shape[1]))
+    axis = figure.add_axes((0, 0, 1, 1))
+    axis.imshow(grid, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axis.set_axis_off()
+    with write_whole(path) as temporary:
+        figure.savefig(temporary, dpi=150)
