@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from blindsr.checkpoints import load_checkpoint, save_checkpoint
+from blindsr.initialization import draw_parameters
 from blindsr.kernels import gaussian_kernels, kernel_side, random_kernels, variance_range
 from FKP.prior import KernelPrior
 
@@ -91,9 +92,8 @@ def train(
     Raises:
         ValueError: ``resume`` was made with other settings or for another scale.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        prior = KernelPrior(scale_factor)
+    prior = KernelPrior(scale_factor)
+    draw_parameters(prior, torch.Generator().manual_seed(settings.seed))
     prior = prior.to(device)
     generator = torch.Generator(device).manual_seed(settings.seed)
     optimizer = torch.optim.Adam(

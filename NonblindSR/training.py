@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from blindsr.checkpoints import load_checkpoint, save_checkpoint
 from blindsr.degradation import add_noise, degrade, modcrop
 from blindsr.images import is_image_name, read_image, to_uint8
+from blindsr.initialization import draw_parameters
 from blindsr.kernels import random_kernels
 from blindsr.metrics import psnr_ssim_y
 from NonblindSR.usrnet import USRNet
@@ -70,16 +71,18 @@ def read_images(folder: Path, side: int) -> list[Tensor]:
     return images
 
 
-def identity_start(net: USRNet) -> None:
+def identity_start(net: USRNet, generator: torch.Generator) -> None:
     """Initialise so that the prior step starts as the identity and unfolding as plain data consistency.
 
     Three feature channels carry the image from head to tail; the U-Net's upper branch starts at zero, and so do
     the second convolutions of its residual blocks. From there a few thousand steps suffice where a random start
     first has to learn to copy.
     """
+    draw_parameters(net.h, generator)
     for module in net.p.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.orthogonal_(module.weight, gain=math.sqrt(2) if module.kernel_size == (3, 3) else 1.0)
+            gain = math.sqrt(2) if module.kernel_size == (3, 3) else 1.0
+            nn.init.orthogonal_(module.weight, gain=gain, generator=generator)
     with torch.no_grad():
         for name, parameter in net.p.named_parameters():
             if name.endswith("res.2.weight"):
@@ -194,10 +197,8 @@ def train(
     images, validation = images[: -settings.held_out], images[-settings.held_out :]
     validation = [_centre_crop(image, 192) for image in validation]
     generator = torch.Generator().manual_seed(settings.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        net = USRNet()
-        identity_start(net)
+    net = USRNet()
+    identity_start(net, generator)
     net = net.to(device, memory_format=torch.channels_last)
     average = USRNet().to(device, memory_format=torch.channels_last).eval()
     average.load_state_dict(net.state_dict())

@@ -4,13 +4,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["degrade", "modcrop"]
+__all__ = ["add_noise", "border", "degrade", "modcrop"]
 
 
 def modcrop(image: Tensor, scale_factor: int) -> Tensor:
     """Drop rows at the bottom and columns at the right until both sides are multiples of ``scale_factor``."""
     height, width = image.shape[-2:]
     return image[..., : height - height % scale_factor, : width - width % scale_factor]
+
+
+def border(side: int, scale_factor: int) -> int:
+    """LR pixels at each border of a crop whose kernel window (k//2 HR pixels to each side) leaves the crop."""
+    return -(-(side // 2) // scale_factor)
 
 
 def degrade(image: Tensor, kernel: Tensor, scale_factor: int, *, circular: bool = True) -> Tensor:
@@ -22,11 +27,11 @@ def degrade(image: Tensor, kernel: Tensor, scale_factor: int, *, circular: bool 
         image: N×C×H×W, [0, 1].
         kernel: 1×1×k×k (the same for all images) or N×1×k×k (one each), k odd, sum 1.
         scale_factor: s.
-        circular: continue the image periodically by k//2 pixels on every side. With False only the
-            LR pixels that see no border remain: output pixel 0 then sees HR pixels 0 … k − 1.
+        circular: continue the image periodically by k//2 pixels on every side. With False the image is a
+            crop of a larger one: the outer :func:`border` LR pixels, which see beyond it, are left out.
 
     Returns:
-        N×C×⌈H/s⌉×⌈W/s⌉, or N×C×⌈(H − k + 1)/s⌉×⌈(W − k + 1)/s⌉ without the circular border.
+        N×C×⌈H/s⌉×⌈W/s⌉; with ``circular=False`` less :func:`border` pixels on every side.
 
     Raises:
         ValueError: the image is smaller than the kernel, or their numbers do not match.
@@ -41,6 +46,14 @@ def degrade(image: Tensor, kernel: Tensor, scale_factor: int, *, circular: bool 
         raise ValueError(f"{kernel.shape[0]} kernels for {n} images; pass one kernel, or one for each image")
     if circular:
         image = F.pad(image, (side // 2,) * 4, mode="circular")
+    else:
+        outside = border(side, scale_factor)
+        first = scale_factor * outside - side // 2
+        rows, cols = (length // scale_factor - 2 * outside for length in (height, width))
+        if min(rows, cols) < 1:
+            raise ValueError(f"no pixel of a {width}×{height} crop is free of its border; use a larger crop")
+        last_row, last_col = (scale_factor * (count - 1) + side for count in (rows, cols))
+        image = image[..., first : first + last_row, first : first + last_col]
     if kernel.shape[0] == 1:
         # Channels go through as a batch: one single-channel convolution is far cheaper than a grouped one.
         flat = image.reshape(n * channels, 1, *image.shape[-2:])

@@ -1,0 +1,222 @@
+"""DIP-FKP: a deep image prior and a kernel prior fitted jointly to one LR image (FKP, section 3.3)."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blindsr.degradation import border, degrade
+from blindsr.estimation import Estimate, OnStep
+from blindsr.initialization import draw_parameters
+from blindsr.kernels import kernel_side
+from DIPFKP.network import ImagePrior, scales_for
+from FKP import KernelPrior, SphericalAdam
+
+__all__ = ["PRESETS", "DIPSettings", "KernelModel", "estimate", "ssim"]
+
+KernelModel = Literal["DIPFKP", "DIPSoftmax", "DoubleDIP"]
+
+
+@dataclass(frozen=True)
+class DIPSettings:
+    """How an image and its kernel are fitted. The defaults here are the paper's, section 4.2."""
+
+    iterations: int = 1000
+    """Iterations of the joint fit (paper: 1000)."""
+    ssim_iterations: int = 80
+    """Iterations with the loss 1 − SSIM before the mean squared error takes over (paper: 80)."""
+    frozen_iterations: int = 75
+    """Iterations before the kernel starts to move (paper: 75)."""
+    channels: int = 128
+    """Channels of the image network (paper: 128)."""
+    non_local: bool = True
+    """Non-local blocks at the third to fifth scales of the image network (paper: yes)."""
+    crop: int = 960
+    """Side in HR pixels of the most textured crop that the kernel is estimated on (paper: 960)."""
+    image_rate: float = 5e-3
+    """Learning rate of Adam for the image network (paper: 5e-3)."""
+    kernel_rate: float = 0.5
+    """Learning rate of spherical Adam for the latent code (paper: 0.5)."""
+
+
+PRESETS = {
+    "paper": DIPSettings(),
+    "default": DIPSettings(iterations=500, channels=32, non_local=False, crop=192),
+}
+
+
+def ssim(x: Tensor, y: Tensor) -> Tensor:
+    """Mean structural similarity: 11×11 Gaussian window, σ 1.5, zero padding, data range 1; differentiable.
+
+    Args:
+        x, y: N×C×H×W in [0, 1].
+    """
+    offsets = torch.arange(11, dtype=x.dtype, device=x.device) - 5
+    line = torch.exp(-(offsets**2) / (2 * 1.5**2))
+    line = line / line.sum()
+    n, channels, height, width = x.shape
+    # The five moments go through one separable convolution as a batch.
+    moments = torch.cat([x, y, x * x, y * y, x * y]).reshape(-1, 1, height, width)
+    moments = F.conv2d(moments, line.view(1, 1, 11, 1), padding=(5, 0))
+    moments = F.conv2d(moments, line.view(1, 1, 1, 11), padding=(0, 5))
+    mean_x, mean_y, xx, yy, xy = moments.reshape(5, n, channels, height, width)
+    c1, c2 = 0.01**2, 0.03**2
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    variances = (xx - mean_x**2) + (yy - mean_y**2)
+    return (luminance * (2 * (xy - mean_x * mean_y) + c2) / (variances + c2)).mean()
+
+
+def textured_crop(lr: Tensor, side: int) -> Tensor:
+    """The side×side window (smaller where the image is) of 1×C×h×w with the largest gradient energy."""
+    height, width = lr.shape[-2:]
+    rows, cols = min(side, height), min(side, width)
+    energy = F.pad(lr.diff(dim=-1).square().sum(1), (0, 1)) + F.pad(lr.diff(dim=-2).square().sum(1), (0, 0, 0, 1))
+    sums = F.avg_pool2d(energy[None].double(), (rows, cols), stride=1)[0, 0]
+    top, left = divmod(int(sums.argmax()), sums.shape[1])
+    return lr[..., top : top + rows, left : left + cols]
+
+
+class KernelSource:
+    """A parametrised kernel and the optimiser of its parameters."""
+
+    def __init__(
+        self, parameters: list[Tensor], decode: Callable[[], Tensor], optimizer: torch.optim.Optimizer
+    ) -> None:
+        self.parameters, self.decode, self.optimizer = parameters, decode, optimizer
+
+
+def _kernel_source(
+    model: KernelModel,
+    prior: KernelPrior | None,
+    side: int,
+    rate: float,
+    generator: torch.Generator,
+    device: torch.device,
+) -> KernelSource:
+    if model == "DIPFKP":
+        if prior is None:
+            raise ValueError("DIPFKP needs a kernel prior")
+        latent = prior.initial_latent().to(device).requires_grad_()
+        return KernelSource([latent], lambda: prior.decode(latent), SphericalAdam([latent], lr=rate))
+    if model == "DIPSoftmax":
+        logits = torch.zeros(1, side**2, device=device, requires_grad=True)
+        return KernelSource(
+            [logits],
+            lambda: torch.softmax(logits, dim=1).view(1, 1, side, side),
+            torch.optim.Adam([logits], lr=0.5),
+        )
+    network = nn.Sequential(nn.Linear(200, 1000), nn.ReLU6(), nn.Linear(1000, side**2), nn.Softmax(dim=1))
+    draw_parameters(network, generator)
+    network = network.to(device)
+    noise = torch.rand(1, 200, generator=generator).to(device) / 10
+    parameters = list(network.parameters())
+    return KernelSource(
+        parameters, lambda: network(noise).view(1, 1, side, side), torch.optim.Adam(parameters, lr=1e-4)
+    )
+
+
+def estimate(
+    lr: Tensor,
+    scale_factor: int,
+    *,
+    prior: KernelPrior | None = None,
+    settings: DIPSettings = PRESETS["default"],
+    model: KernelModel = "DIPFKP",
+    want_image: bool = False,
+    seed: int = 0,
+    on_step: OnStep | None = None,
+) -> Estimate:
+    """Estimate the kernel of one LR image, and its HR image where that is wanted.
+
+    The kernel is estimated on the most textured crop; where that is the whole image, the forward model has its
+    circular border, elsewhere the LR pixels that see beyond the crop are left out of the loss. A wanted image that
+    the joint fit does not cover is fitted to the whole picture afterwards, with the kernel found.
+
+    Args:
+        lr: 1×3×h×w float32 in [0, 1], on the device to compute on.
+        scale_factor: s.
+        prior: the kernel prior of that scale, on the same device; the baselines need none.
+        settings: see :class:`DIPSettings`, :data:`PRESETS`.
+        model: "DIPFKP", or a baseline: "DIPSoftmax" (free logits), "DoubleDIP" (a small network makes the kernel).
+        want_image: also return the DIP image of the whole picture.
+        seed: of the networks' weights and noise.
+        on_step: progress callback.
+
+    Returns:
+        The estimate; its image is None unless wanted.
+
+    Raises:
+        ValueError: the HR image is smaller than the kernel.
+    """
+    began = time.perf_counter()
+    device = lr.device
+    generator = torch.Generator().manual_seed(seed)
+    side = kernel_side(scale_factor)
+    height, width = lr.shape[-2:]
+    if min(height, width) * scale_factor < side:
+        raise ValueError(
+            f"the picture ({width}×{height}) is too small: at x{scale_factor} it needs at least "
+            f"{-(-side // scale_factor)} pixels on each side to hold the {side}×{side} kernel"
+        )
+    crop = textured_crop(lr, settings.crop // scale_factor)
+    whole = crop.shape == lr.shape
+    source = _kernel_source(model, prior, side, settings.kernel_rate, generator, device)
+    total = settings.iterations * (1 if whole or not want_image else 2)
+    losses: list[float] = []
+
+    def advance(loss: Tensor) -> None:
+        losses.append(float(loss))
+        if on_step is not None:
+            on_step(len(losses), total, losses[-1])
+
+    image = _fit(crop, scale_factor, settings, source, whole, generator, advance)
+    with torch.no_grad():
+        kernel = source.decode()
+    if want_image and not whole:
+        fixed = KernelSource([], lambda: kernel, torch.optim.SGD([torch.zeros(1)], lr=0.0))
+        image = _fit(lr, scale_factor, settings, fixed, True, generator, advance)
+    return Estimate(
+        kernel=kernel.cpu(),
+        image=image.cpu() if want_image else None,
+        losses=losses,
+        seconds=time.perf_counter() - began,
+        seed=seed,
+    )
+
+
+def _fit(
+    lr: Tensor,
+    scale_factor: int,
+    settings: DIPSettings,
+    source: KernelSource,
+    circular: bool,
+    generator: torch.Generator,
+    advance: Callable[[Tensor], None],
+) -> Tensor:
+    """Fit an image network, and the kernel of ``source``, to ``lr``; returns the last image."""
+    height, width = lr.shape[-2] * scale_factor, lr.shape[-1] * scale_factor
+    network = ImagePrior(settings.channels, scales_for(height, width), settings.non_local, lr.shape[1])
+    draw_parameters(network, generator)
+    network = network.to(lr.device, memory_format=torch.channels_last)
+    noise = torch.rand(1, lr.shape[1], height, width, generator=generator) / 10
+    noise = noise.to(lr.device, memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(network.parameters(), lr=settings.image_rate, fused=True)
+    outside = 0 if circular else border(source.decode().shape[-1], scale_factor)
+    target = lr[..., outside : lr.shape[-2] - outside, outside : lr.shape[-1] - outside]
+    for iteration in range(settings.iterations):
+        optimizer.zero_grad(set_to_none=True)
+        source.optimizer.zero_grad(set_to_none=True)
+        image = network(noise)
+        fitted = degrade(image, source.decode(), scale_factor, circular=circular)
+        early = iteration < settings.ssim_iterations
+        loss = 1 - ssim(fitted, target) if early else F.mse_loss(fitted, target)
+        loss.backward()
+        if iteration >= settings.frozen_iterations:
+            source.optimizer.step()
+        optimizer.step()
+        advance(loss.detach())
+    return image.detach()
