@@ -8,10 +8,10 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from blindsr.checkpoints import pretrained_path
-from blindsr.cli import REPOSITORY, parse, run
+from blindsr.cli import parse, run
 from blindsr.devices import DeviceName, pick_device
 from blindsr.figures import save_kernel_grid
+from blindsr.paths import DATA, pretrained_path
 from FKP.prior import KernelPrior
 from FKP.training import TrainingSettings, negative_log_likelihood, train, validation_kernels
 
@@ -28,7 +28,7 @@ class Options:
     """Draw 100 kernels, sorted by likelihood, into one picture."""
     sf: Literal[2, 3, 4, 8] = 2
     """Scale factor."""
-    output_dir: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = REPOSITORY / "data" / "log_FKP"
+    output_dir: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = DATA / "log_FKP"
     """Where checkpoints and pictures go."""
     restore_file: Path | None = None
     """With --train: an FKP_x<sf>_last.pt to resume from. Else: the weights to use instead of the shipped ones."""

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from blindsr.checkpoints import load_checkpoint, load_state, pretrained_path
+from blindsr.checkpoints import load_checkpoint, load_state
 from blindsr.kernels import gaussian_kernels, kernel_side, normalize, variance_range
+from blindsr.paths import pretrained_path
 from FKP.flow import NormalizingFlow
 
 __all__ = ["KernelPrior", "SphericalAdam", "project_to_sphere"]

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 import tyro
 from tqdm import tqdm
 
-from blindsr.checkpoints import pretrained_path
-from blindsr.cli import REPOSITORY, parse, run
+from blindsr.cli import parse, run
 from blindsr.datasets import find_items
 from blindsr.devices import DeviceName, pick_device
+from blindsr.paths import RUNS, pretrained_path
 from NonblindSR.evaluation import evaluate
 from NonblindSR.training import TrainingSettings, read_images, train
 from NonblindSR.usrnet import USRNet
@@ -26,7 +26,7 @@ class Options:
     """Super-resolve a dataset with its true kernels and print the scores."""
     images: Path | None = None
     """Folder of photographs to train on (searched with its subfolders)."""
-    output_dir: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = REPOSITORY / "runs" / "usrnet"
+    output_dir: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = RUNS / "usrnet"
     """Where training writes usrnet_tiny.pth (the averaged weights), best.pth, last.pt and training.png."""
     restore_file: Path | None = None
     """A last.pt of the same settings to resume from."""

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blindsr.checkpoints import load_checkpoint, load_state, pretrained_path
+from blindsr.checkpoints import load_checkpoint, load_state
+from blindsr.paths import pretrained_path
 
 __all__ = ["USRNet"]
 

@@ -1,4 +1,4 @@
-"""Weights on disk: read as plain tensors only, written whole or not at all, and where the shipped ones lie."""
+"""Weights on disk: read as plain tensors only, written whole or not at all."""
 
 from pathlib import Path
 from typing import Any
@@ -8,16 +8,7 @@ from torch import Tensor, nn
 
 from blindsr.files import write_whole
 
-__all__ = ["load_checkpoint", "load_state", "pretrained_path", "save_checkpoint"]
-
-_BESIDE_THE_PACKAGE = Path(__file__).resolve().parent.parent / "data" / "pretrained_models"
-_IN_THE_WHEEL = Path(__file__).resolve().parent / "pretrained_models"
-
-
-def pretrained_path(name: str) -> Path:
-    """Where the shipped weights called ``name`` lie, in a checkout or in an installed wheel."""
-    return (_BESIDE_THE_PACKAGE if _BESIDE_THE_PACKAGE.is_dir() else _IN_THE_WHEEL) / name
-
+__all__ = ["load_checkpoint", "load_state", "save_checkpoint"]
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU with PyTorch's restricted unpickler: it can hold no code.

@@ -1,19 +1,53 @@
-"""From a dataclass to a command: parsing, one-line errors, exit statuses. Every ``main.py`` goes through here."""
+"""From a dataclass to a command: parsing, one-line errors, exit statuses, and what the estimators' commands share."""
 
+import argparse
 import logging
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, Literal, TypeVar
 
+import numpy as np
 import tyro
+from tqdm import tqdm
 
-__all__ = ["REPOSITORY", "parse", "run"]
+from blindsr.datasets import Item, find_items, input_items
+from blindsr.devices import DeviceName, pick_device
+from blindsr.estimation import Estimator, OnStep
+from blindsr.paths import DATA
+from blindsr.pipeline import NonblindSR, Result, process
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-"""Root of the checkout: what default paths start from, whichever folder a command is started in."""
+__all__ = ["EstimatorOptions", "parse", "peek", "run", "run_estimator"]
 
 Options = TypeVar("Options")
+
+REAL_SIGMA = 10 / 255
+"""Noise level told to the non-blind network for real photographs (official release)."""
+
+
+@dataclass(frozen=True)
+class EstimatorOptions:
+    """What the command of every estimator takes."""
+
+    SR: bool = False
+    """Super-resolve with USRNet and the kernel found. Without it the estimator's own image is the result."""
+    sf: Literal[2, 3, 4, 8] = 2
+    """Scale factor."""
+    dataset: Annotated[str, tyro.conf.arg(aliases=["-d"])] = "Test"
+    """A prepared dataset: a name under data/datasets, or a folder with HR, LR and kernel folders inside."""
+    input_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-i"])] = None
+    """Your own pictures instead of a dataset: a folder, or a single picture. They are not scored."""
+    output_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """Where results go (default: data/log_<MODEL>/<dataset>_<model>_lr_x<sf>)."""
+    real: bool = False
+    """Real photographs: no ground truth is looked for, and USRNet expects a little noise (10 of 255)."""
+    path_nonblind: Path | None = None
+    """Weights of USRNet (default: the shipped data/pretrained_models/usrnet_tiny.pth)."""
+    seed: int = 0
+    """Seed of every random number; the same seed gives the same result."""
+    device: DeviceName = "auto"
+    """Where to compute; auto takes CUDA or MPS where there is one."""
 
 
 def parse(options: type[Options], description: str, default: Options | None = None) -> Options:
@@ -31,15 +65,121 @@ def parse(options: type[Options], description: str, default: Options | None = No
     )
 
 
+def peek(option: str, default: str) -> str:
+    """The value of ``option`` before the command line is parsed: a preset decides the other defaults."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument(option, default=default, dest="value")
+    try:
+        return parser.parse_known_args()[0].value
+    except argparse.ArgumentError:
+        return default  # an option without its value: parsing proper will say so
+
+
 def run(main: Callable[[], int]) -> None:
     """Run ``main`` and exit with its status; what the user can mend is one line and status 2."""
     logging.basicConfig(format="note: %(message)s", level=logging.WARNING)
     try:
         status = main()
-    except (ValueError, FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
-        print("interrupted; what was finished is kept", file=sys.stderr)
+        print("\ninterrupted; the images that were finished are kept", file=sys.stderr)
         status = 130
     sys.exit(status)
+
+
+def run_estimator(
+    options: EstimatorOptions,
+    data_model: str,
+    model: str,
+    estimator: Estimator,
+    nonblind: NonblindSR | None,
+) -> int:
+    """Process what ``options`` name, with a progress bar for each image and a table of scores at the end.
+
+    Args:
+        data_model: whose LR folders of a dataset to read, "DIPFKP" or "KernelGANFKP".
+        model: what the results are called after; a baseline's differs from ``data_model``.
+
+    Returns:
+        Exit status: 0, or 2 if any image failed.
+    """
+    if options.input_dir is not None:
+        items = input_items(options.input_dir)
+        source = options.input_dir.resolve()
+        name = source.name if source.is_dir() else source.stem
+    else:
+        items = find_items(options.dataset, data_model, options.sf)
+        name = Path(options.dataset).resolve().name if "/" in options.dataset else options.dataset
+        if options.real:
+            items = [Item(name=item.name, lr=item.lr) for item in items]
+    default_folder = DATA / f"log_{data_model}" / f"{name}_{model}_lr_x{options.sf}"
+    folder = (options.output_dir or default_folder).resolve()
+    for item in items:
+        if item.lr.resolve().parent == folder:
+            raise ValueError(f"--output-dir {folder}: holds the input pictures; choose another folder")
+    replaced = [item.name for item in items if (folder / f"{item.name}.png").exists()]
+    if replaced:
+        print(f"note: {folder} holds earlier results; {len(replaced)} of them will be replaced", file=sys.stderr)
+
+    results: list[Result] = []
+    with tqdm(bar_format="{desc} {percentage:3.0f}%|{bar}| {n}/{total} [{elapsed}<{remaining}{postfix}]") as bar:
+
+        def progress(item: Item) -> OnStep:
+            bar.reset()
+            bar.set_description_str(f"{item.name} ({len(results) + 1}/{len(items)})")
+
+            def on_step(done: int, total: int, loss: float) -> None:
+                bar.total = total
+                bar.set_postfix_str(f"loss {loss:.2e}", refresh=False)
+                bar.update(done - bar.n)
+
+            return on_step
+
+        for result in process(
+            items,
+            estimator,
+            options.sf,
+            folder,
+            device=pick_device(options.device),
+            seed=options.seed,
+            nonblind=nonblind,
+            sigma=REAL_SIGMA if options.real else 0.0,
+            progress=progress,
+        ):
+            results.append(result)
+            bar.write(_line(result))
+    done = [result for result in results if result.error is None]
+    if len(done) > 1 and any(result.psnr is not None for result in done):
+        print(_mean_line(done))
+    if done:
+        print(f"results: {folder} (<image>.png, <image>.mat, <image>_kernel.png)")
+    if len(done) < len(results):
+        print(f"{len(results) - len(done)} of {len(results)} pictures failed", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _line(result: Result) -> str:
+    if result.error is not None:
+        return f"error: {result.error}"
+    parts = [result.item.name]
+    if result.psnr is not None:
+        parts.append(f"PSNR {result.psnr:.2f} dB, SSIM {result.ssim:.4f}")
+    if result.kernel_psnr is not None:
+        parts.append(f"kernel PSNR {result.kernel_psnr:.2f} dB")
+    parts.append(f"{result.seconds:.1f} s")
+    return "  ".join(parts)
+
+
+def _mean_line(results: list[Result]) -> str:
+    def mean(values: list[float | None]) -> float:
+        return float(np.mean([value for value in values if value is not None]))
+
+    return (
+        f"mean of {len(results)}  PSNR {mean([r.psnr for r in results]):.2f} dB, "
+        f"SSIM {mean([r.ssim for r in results]):.4f}  "
+        f"kernel PSNR {mean([r.kernel_psnr for r in results]):.2f} dB  "
+        f"{mean([r.seconds for r in results]):.1f} s"
+    )

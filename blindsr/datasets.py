@@ -1,12 +1,23 @@
-"""Where a dataset's HR images, LR images and kernels lie."""
+"""Where a dataset's HR images, LR images and kernels lie, and how the latter two are made."""
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from blindsr.cli import REPOSITORY
-from blindsr.images import is_image_name
+import numpy as np
+from torch import Tensor
 
-__all__ = ["Item", "dataset_folder", "find_items", "input_items", "picture_paths"]
+from blindsr.degradation import degrade, modcrop
+from blindsr.images import is_image_name, read_image, write_image, write_kernel
+from blindsr.kernels import centre, kernel_side, kernel_x4_from_x2, random_kernels_numpy, variance_range
+from blindsr.paths import DATA
+
+__all__ = ["DataModel", "Item", "dataset_folder", "find_items", "input_items", "picture_paths", "prepare"]
+
+DataModel = Literal["DIPFKP", "KernelGANFKP"]
+"""Whose test kernels: they differ in size and range (KernelGAN's x4 kernels follow from x2 ones)."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +36,7 @@ def dataset_folder(dataset: str) -> Path:
     Raises:
         FileNotFoundError: neither exists.
     """
-    named = REPOSITORY / "data" / "datasets" / dataset
+    named = DATA / "datasets" / dataset
     for folder in (named, Path(dataset)):
         if dataset and folder.is_dir():
             return folder.resolve()
@@ -83,7 +94,72 @@ def find_items(dataset: str, model: str, scale_factor: int) -> list[Item]:
 def input_items(path: Path) -> list[Item]:
     """The pictures of a folder, or one picture, without any ground truth.
 
+    Pictures that differ in their suffix alone keep it in their names, so that no result replaces another.
+
     Raises:
         FileNotFoundError: see :func:`picture_paths`.
     """
-    return [Item(name=lr.stem, lr=lr) for lr in picture_paths(path)]
+    paths = picture_paths(path)
+    stems = Counter(lr.stem for lr in paths)
+    return [
+        Item(name=lr.stem if stems[lr.stem] == 1 else lr.name.replace(".", "_"), lr=lr) for lr in paths
+    ]
+
+
+def prepare(
+    folder: Path,
+    model: DataModel,
+    scale_factor: int,
+    *,
+    kernel_noise: float = 0.0,
+    image_noise: float = 0.0,
+    seed: int = 1,
+) -> Iterator[tuple[Path, str | None]]:
+    """Make the LR pictures and kernels of a dataset from ``folder/HR``, in the published order of draws.
+
+    The published test sets come out pixel for pixel. LR values are clipped and *truncated* to 8 bits, as there.
+
+    Args:
+        folder: holds ``HR``; ``<model>_lr_x<s>`` and ``<model>_gt_k_x<s>`` are made beside it.
+        kernel_noise: level of the multiplicative noise on the kernel, 0 to 1.
+        image_noise: largest σ of the noise on the LR image, in image range; each picture's σ is uniform below it.
+        seed: of NumPy's legacy generator (published: 1).
+
+    Yields:
+        The HR picture's path, and None or, in one line, why there is no LR picture of it.
+
+    Raises:
+        FileNotFoundError: ``folder/HR`` is missing or empty.
+        ValueError: KernelGANFKP at another scale than 2 and 4, or two HR pictures of one name.
+    """
+    if model == "KernelGANFKP" and scale_factor not in (2, 4):
+        raise ValueError(
+            f"--sf {scale_factor}: KernelGANFKP exists for 2 and, by the analytic x2 → x4 kernel, for 4 only"
+        )
+    rng = np.random.RandomState(seed)
+    paths = picture_paths(folder / "HR")
+    twice = [stem for stem, count in Counter(path.stem for path in paths).items() if count > 1]
+    if twice:
+        raise ValueError(f"{folder / 'HR'}: several pictures are called '{twice[0]}'; rename all but one")
+    for path in paths:
+        try:
+            kernel = _test_kernel(rng, model, scale_factor, kernel_noise)
+            hr = modcrop(read_image(path), scale_factor)
+            lr = degrade(hr, kernel.float(), scale_factor)[0].permute(1, 2, 0).numpy()
+            # Drawn even at level 0: the next picture's kernel depends on it.
+            lr += rng.normal(0, rng.uniform(0, image_noise), lr.shape)
+            pixels = (np.clip(lr, 0, 1) * 255).astype(np.uint8)
+            write_kernel(folder / f"{model}_gt_k_x{scale_factor}" / f"{path.stem}.mat", kernel)
+            write_image(folder / f"{model}_lr_x{scale_factor}" / f"{path.stem}.png", pixels)
+            yield path, None
+        except (ValueError, OSError) as error:
+            yield path, str(error) if str(path) in str(error) else f"{path}: {error}"
+
+
+def _test_kernel(rng: np.random.RandomState, model: DataModel, scale_factor: int, noise: float) -> Tensor:
+    """1×1×k×k float64: DIPFKP's kernel of this scale, or KernelGANFKP's x2 kernel or the x4 one it implies."""
+    if model == "DIPFKP":
+        side, variances = kernel_side(scale_factor), variance_range(scale_factor)
+        return random_kernels_numpy(rng, scale_factor, side, variances, noise)
+    kernel = random_kernels_numpy(rng, 2, 11, (0.35, 5.0), noise)
+    return kernel if scale_factor == 2 else centre(kernel_x4_from_x2(kernel), 4)

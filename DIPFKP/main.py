@@ -1,0 +1,48 @@
+"""Estimate an image's blur kernel with DIP-FKP and super-resolve the image with it.
+
+python main.py --SR --sf 4 --dataset Test      a dataset with ground truth, scored
+python main.py --SR --sf 2 --real -i photo.png     a photograph of yours
+"""
+
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from blindsr.cli import EstimatorOptions, parse, peek, run, run_estimator
+from blindsr.devices import pick_device
+from DIPFKP.estimator import PRESETS, DIPSettings, KernelModel, estimate
+from FKP import KernelPrior
+from NonblindSR.usrnet import USRNet
+
+
+@dataclass(frozen=True)
+class Options(EstimatorOptions):
+    """What ``python main.py`` takes."""
+
+    model: KernelModel = "DIPFKP"
+    """DIPFKP, or a baseline without the kernel prior: DIPSoftmax, DoubleDIP."""
+    path_KP: Path | None = None
+    """Weights of the kernel prior (default: the shipped data/pretrained_models/FKP_x<sf>.pt)."""
+    preset: Literal["default", "paper"] = "default"
+    """Settings: default (fast), or paper (1000 iterations of the large network). Options below override it."""
+    settings: DIPSettings = field(default_factory=DIPSettings)
+
+
+def main() -> int:
+    preset = peek("--preset", "default")
+    default = Options(settings=PRESETS.get(preset, PRESETS["default"]))
+    options = parse(Options, __doc__ or "", default)
+    device = pick_device(options.device)
+    prior = None
+    if options.model == "DIPFKP":
+        prior = KernelPrior.from_pretrained(options.sf, options.path_KP).to(device)
+    nonblind = USRNet.from_pretrained(options.path_nonblind).to(device) if options.SR else None
+    estimator = partial(
+        estimate, prior=prior, settings=options.settings, model=options.model, want_image=not options.SR
+    )
+    return run_estimator(options, "DIPFKP", options.model, estimator, nonblind)
+
+
+if __name__ == "__main__":
+    run(main)
