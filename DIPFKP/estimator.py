@@ -201,7 +201,7 @@ def _fit(
     height, width = lr.shape[-2] * scale_factor, lr.shape[-1] * scale_factor
     network = ImagePrior(settings.channels, scales_for(height, width), settings.non_local, lr.shape[1])
     draw_parameters(network, generator)
-    network = network.to(lr.device, memory_format=torch.channels_last)
+    network = network.to(lr.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     noise = torch.rand(1, lr.shape[1], height, width, generator=generator) / 10
     noise = noise.to(lr.device, memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.image_rate, fused=True)

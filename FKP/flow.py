@@ -121,7 +121,8 @@ class NormalizingFlow(nn.Sequential):
     def inverse(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Latent to data: N×d → N×d and the log-determinant of that Jacobian, shape (N,)."""
         total = u.new_zeros(len(u))
-        for layer in reversed(list(self)):
+        for layer in reversed(self):
+            assert isinstance(layer, AffineCoupling | FlowBatchNorm)
             u, log_det = layer.inverse(u)
             total = total + log_det
         return u, total

@@ -169,7 +169,7 @@ class SphericalAdam(torch.optim.Adam):
         super().__init__(params, lr=lr)
 
     @torch.no_grad()
-    def step(self, closure=None):  # type: ignore[no-untyped-def, override]
+    def step(self, closure=None):
         loss = super().step(closure)
         for group in self.param_groups:
             for parameter in group["params"]:

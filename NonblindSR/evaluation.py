@@ -11,9 +11,7 @@ from NonblindSR.usrnet import USRNet
 __all__ = ["evaluate"]
 
 
-def evaluate(
-    net: USRNet, items: list[Item], scale_factor: int, sigma: float = 0.0
-) -> dict[str, tuple[float, float]]:
+def evaluate(net: USRNet, items: list[Item], scale_factor: int, sigma: float = 0.0) -> dict[str, tuple[float, float]]:
     """Super-resolve each item with its true kernel.
 
     Args:

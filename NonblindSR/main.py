@@ -10,7 +10,7 @@ from tqdm import tqdm
 from blindsr.cli import parse, run
 from blindsr.datasets import find_items
 from blindsr.devices import DeviceName, pick_device
-from blindsr.paths import RUNS, pretrained_path
+from blindsr.paths import RUNS
 from NonblindSR.evaluation import evaluate
 from NonblindSR.training import TrainingSettings, read_images, train
 from NonblindSR.usrnet import USRNet
@@ -38,8 +38,8 @@ class Options:
     """Scale factor of the evaluation."""
     sigma: float = 0.0
     """Noise level told to the network in the evaluation, in grey levels of 255."""
-    path_nonblind: Path = pretrained_path("usrnet_tiny.pth")
-    """Weights to evaluate."""
+    path_nonblind: Path | None = None
+    """Weights to evaluate (default: the shipped data/pretrained_models/usrnet_tiny.pth)."""
     device: DeviceName = "auto"
     """Where to compute; auto takes CUDA or MPS where there is one."""
     training: TrainingSettings = field(default_factory=TrainingSettings)

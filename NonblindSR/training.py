@@ -87,19 +87,19 @@ def identity_start(net: USRNet, generator: torch.Generator) -> None:
         for name, parameter in net.p.named_parameters():
             if name.endswith("res.2.weight"):
                 parameter.mul_(0.1)
-        net.p.m_up1[0].weight.zero_()
+        parameters = dict(net.named_parameters())
+        parameters["p.m_up1.0.weight"].zero_()
+        head, tail = parameters["p.m_head.weight"], parameters["p.m_tail.weight"]
+        tail.mul_(0.01)
         for channel in range(3):
-            net.p.m_head.weight[channel] = 0
-            net.p.m_head.weight[channel, channel, 1, 1] = 1
-        net.p.m_tail.weight.mul_(0.1)
-        for channel in range(3):
-            net.p.m_tail.weight[channel, :3] = 0
-            net.p.m_tail.weight[channel, channel, 1, 1] = 1
-        net.p.m_tail.weight[:, 3:] *= 0.1
-        head = net.h.mlp[4]  # α starts near 1e-3, β near 0.1, whatever the noise and the scale
-        head.weight.mul_(0.1)
-        head.bias[: net.iterations] = -6.9
-        head.bias[net.iterations :] = -2.3
+            head[channel] = 0
+            head[channel, channel, 1, 1] = 1
+            tail[channel, :3] = 0
+            tail[channel, channel, 1, 1] = 1
+        # α starts near 1e-3, β near 0.1, whatever the noise and the scale
+        parameters["h.mlp.4.weight"].mul_(0.1)
+        parameters["h.mlp.4.bias"][: net.iterations] = -6.9
+        parameters["h.mlp.4.bias"][net.iterations :] = -2.3
 
 
 class PatchSource:
@@ -138,9 +138,7 @@ class PatchSource:
         return lr, hr, kernels, scale_factor, sigma.to(self.device)
 
 
-def validate(
-    net: USRNet, images: list[Tensor], scale_factor: int, device: torch.device, sigma: float = 0.0
-) -> float:
+def validate(net: USRNet, images: list[Tensor], scale_factor: int, device: torch.device, sigma: float = 0.0) -> float:
     """Mean PSNR (Y, dB) over C×H×W uint8 images, each degraded by one of a fixed sequence of kernels.
 
     Args:
@@ -199,8 +197,8 @@ def train(
     generator = torch.Generator().manual_seed(settings.seed)
     net = USRNet()
     identity_start(net, generator)
-    net = net.to(device, memory_format=torch.channels_last)
-    average = USRNet().to(device, memory_format=torch.channels_last).eval()
+    net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = USRNet().to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     average.load_state_dict(net.state_dict())
     optimizer = torch.optim.Adam(net.parameters(), lr=settings.learning_rate)
     source = PatchSource(images, settings, device)

@@ -10,6 +10,7 @@ from blindsr.files import write_whole
 
 __all__ = ["load_checkpoint", "load_state", "save_checkpoint"]
 
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU with PyTorch's restricted unpickler: it can hold no code.
 

@@ -60,7 +60,7 @@ def parse(options: type[Options], description: str, default: Options | None = No
     return tyro.cli(
         options,
         description=description,
-        default=default,
+        default=tyro.MISSING_NONPROP if default is None else default,
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
     )
 

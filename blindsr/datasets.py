@@ -101,9 +101,7 @@ def input_items(path: Path) -> list[Item]:
     """
     paths = picture_paths(path)
     stems = Counter(lr.stem for lr in paths)
-    return [
-        Item(name=lr.stem if stems[lr.stem] == 1 else lr.name.replace(".", "_"), lr=lr) for lr in paths
-    ]
+    return [Item(name=lr.stem if stems[lr.stem] == 1 else lr.name.replace(".", "_"), lr=lr) for lr in paths]
 
 
 def prepare(

@@ -39,9 +39,7 @@ def _check_complete(path: Path) -> None:
     except UnidentifiedImageError:
         return  # a format only OpenCV knows, or no picture at all: OpenCV will tell
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"{path}: the picture cannot be decoded ({error}); fetch or export it again"
-        ) from error
+        raise ValueError(f"{path}: the picture cannot be decoded ({error}); fetch or export it again") from error
 
 
 def read_image(path: Path) -> Tensor:
@@ -67,13 +65,14 @@ def read_image(path: Path) -> Tensor:
         pixels = None
     if pixels is None:
         raise ValueError(f"{path}: not a picture that can be read; save it as PNG, JPEG or TIFF")
-    if pixels.dtype not in (np.uint8, np.uint16):
+    largest = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}.get(pixels.dtype)
+    if largest is None:
         raise ValueError(f"{path}: {pixels.dtype} pixels are not supported; save it with 8 or 16 bits")
     if pixels.ndim == 2:
         log.warning("%s: a grey picture, treated as three equal channels", path)
         pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR)
     # Division in float64, then one rounding: the published LR images depend on it in the last bit.
-    scaled = pixels[:, :, ::-1] / np.iinfo(pixels.dtype).max
+    scaled = pixels[:, :, ::-1] / largest
     return torch.from_numpy(scaled.transpose(2, 0, 1).astype(np.float32))[None]
 
 
@@ -114,9 +113,7 @@ def read_kernel(path: Path) -> Tensor:
         raise ValueError(f"{path}: holds no variable 'Kernel'; save the kernel under that name")
     kernel = np.asarray(content["Kernel"])
     if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or kernel.shape[0] % 2 == 0:
-        raise ValueError(
-            f"{path}: 'Kernel' has shape {'×'.join(map(str, kernel.shape))}; need a square of odd side"
-        )
+        raise ValueError(f"{path}: 'Kernel' has shape {'×'.join(map(str, kernel.shape))}; need a square of odd side")
     if kernel.dtype.kind not in "fiu" or not np.isfinite(kernel).all() or kernel.sum() <= 0:
         raise ValueError(f"{path}: 'Kernel' must hold finite numbers with a positive sum")
     return torch.from_numpy(kernel.astype(np.float64))[None, None]

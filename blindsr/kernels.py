@@ -97,9 +97,7 @@ def random_kernels(
     low, high = variances or variance_range(scale_factor)
     u = torch.rand(3, count, generator=generator, device=generator.device)
     lambdas = low + (high - low) * u[:2]
-    return gaussian_kernels(
-        lambdas[0], lambdas[1], math.pi * u[2], side or kernel_side(scale_factor), scale_factor
-    )
+    return gaussian_kernels(lambdas[0], lambdas[1], math.pi * u[2], side or kernel_side(scale_factor), scale_factor)
 
 
 def random_kernels_numpy(
@@ -122,7 +120,8 @@ def random_kernels_numpy(
     theta = rng.rand() * math.pi
     noise = -noise_level + rng.rand(side, side) * noise_level * 2
     parameters = torch.tensor([[lambda1], [lambda2], [theta]], dtype=torch.float64)
-    return gaussian_kernels(*parameters, side, scale_factor, torch.from_numpy(noise)[None])
+    lambda1s, lambda2s, thetas = parameters
+    return gaussian_kernels(lambda1s, lambda2s, thetas, side, scale_factor, torch.from_numpy(noise)[None])
 
 
 def centre_of_mass(kernels: Tensor) -> Tensor:
@@ -147,17 +146,16 @@ def _spline_shift_matrices(shift: Tensor, side: int) -> Tensor:
     Returns:
         N×side×side.
     """
-    options = {"dtype": shift.dtype, "device": shift.device}
     sampling = torch.eye(side, dtype=torch.float64) * 4
     off = torch.arange(side - 1)
     sampling[off, off + 1] = 1
     sampling[off + 1, off] = 1
     sampling[0, 1] = sampling[-1, -2] = 2  # mirrored at the end samples
-    prefilter = torch.linalg.inv(sampling / 6).to(**options)
+    prefilter = torch.linalg.inv(sampling / 6).to(shift)
 
-    index = torch.arange(side, **options)
+    index = torch.arange(side).to(shift)
     position = index.view(1, side, 1) - shift.view(-1, 1, 1)
-    columns = torch.arange(-1, side + 1, **options)
+    columns = torch.arange(-1, side + 1).to(shift)
     distance = (position - columns).abs()
     near = 2 / 3 - distance**2 + distance**3 / 2
     far = (2 - distance).clamp(min=0) ** 3 / 6

@@ -9,9 +9,7 @@ from torch import Tensor
 __all__ = ["kernel_psnr", "psnr_ssim_y"]
 
 
-def psnr_ssim_y(
-    image: npt.NDArray[np.uint8], reference: npt.NDArray[np.uint8], border: int
-) -> tuple[float, float]:
+def psnr_ssim_y(image: npt.NDArray[np.uint8], reference: npt.NDArray[np.uint8], border: int) -> tuple[float, float]:
     """PSNR in dB and SSIM on the luma channel (ITU-R BT.601, as MATLAB's ``rgb2ycbcr``).
 
     SSIM uses an 11×11 Gaussian window, σ 1.5, over the region where the window fits.
@@ -30,9 +28,7 @@ def psnr_ssim_y(
         )
     height, width = image.shape[:2]
     if min(height, width) - 2 * border < 11:
-        raise ValueError(
-            f"{width}×{height} less a border of {border} is too small for the 11×11 window of SSIM"
-        )
+        raise ValueError(f"{width}×{height} less a border of {border} is too small for the 11×11 window of SSIM")
     inner = slice(border, height - border), slice(border, width - border)
     y, y_reference = rgb2ycbcr(image)[..., 0][inner], rgb2ycbcr(reference)[..., 0][inner]
     psnr = np.inf if np.array_equal(y, y_reference) else peak_signal_noise_ratio(y_reference, y, data_range=255)

@@ -99,9 +99,7 @@ def _read_truth(item: Item, scale_factor: int) -> tuple[npt.NDArray | None, Tens
 
 
 @torch.no_grad()
-def _image(
-    estimate: Estimate, lr: Tensor, scale_factor: int, nonblind: NonblindSR | None, sigma: float
-) -> Tensor:
+def _image(estimate: Estimate, lr: Tensor, scale_factor: int, nonblind: NonblindSR | None, sigma: float) -> Tensor:
     if nonblind is not None:
         return nonblind(lr, estimate.kernel.to(lr.device), scale_factor, sigma)
     if estimate.image is None:

@@ -33,7 +33,7 @@ def main() -> int:
     options = parse(Options, __doc__ or "")
     folder = dataset_folder(options.dataset)
     done = failed = 0
-    for path, error in tqdm(
+    for _, error in tqdm(
         prepare(
             folder,
             options.model,

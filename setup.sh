@@ -1,0 +1,18 @@
+# Source this from the repository's root: it installs the project into the virtual environment that is active,
+# or into .venv (made if need be, and activated) where none is. VENV=... chooses another place.
+if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
+    VENV="${VENV:-.venv}"
+    if [ ! -f "$VENV/bin/activate" ]; then
+        python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
+            echo "error: needs Python 3.10 or newer; python3 is $(python3 --version 2>&1)" >&2
+            return 2
+        }
+        python3 -m venv "$VENV" || {
+            echo "error: python3 cannot make a virtual environment; on Debian: apt install python3-venv" >&2
+            rm -rf "$VENV"
+            return 2
+        }
+    fi
+    . "$VENV/bin/activate"
+fi
+python -m pip install --quiet --disable-pip-version-check -r requirements.txt

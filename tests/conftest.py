@@ -1,0 +1,50 @@
+"""Where the reference material lies, and small images that need no file."""
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The folder of official weights and golden values: BLINDSR_REFERENCE, or ../shared/reference."""
+    folder = Path(os.environ.get("BLINDSR_REFERENCE", REPOSITORY.parent / "shared" / "reference"))
+    if not folder.is_dir():
+        pytest.skip(f"no reference material at {folder}; BLINDSR_REFERENCE names its place")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden(reference: Path):
+    """golden(name) → the archive of that name."""
+    return lambda name: np.load(reference / "golden" / f"{name}.npz")
+
+
+@pytest.fixture(scope="session")
+def picture() -> Tensor:
+    """1×3×72×96 float32: edges in all directions and texture, the same in every run."""
+    rows, cols = torch.meshgrid(torch.linspace(0, 1, 72), torch.linspace(0, 1, 96), indexing="ij")
+    rings = 0.5 + 0.5 * torch.sign(torch.sin(60 * (rows**2 + cols**2)))
+    stripes = 0.5 + 0.5 * torch.sin(40 * rows + 70 * cols)
+    noise = torch.rand(72, 96, generator=torch.Generator().manual_seed(0))
+    return torch.stack([0.7 * rings + 0.2 * noise, 0.6 * stripes + 0.3 * rings, 0.5 * noise + 0.4 * rows])[None]
+
+
+@pytest.fixture
+def evil_pickle(tmp_path: Path) -> Path:
+    """A checkpoint that would create the file ``executed`` beside itself if it were unpickled freely."""
+
+    class Payload:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "executed",)
+
+    path = tmp_path / "evil.pt"
+    path.write_bytes(pickle.dumps({"model_state": Payload()}))
+    return path

@@ -1,0 +1,199 @@
+"""The commands as a user types them, in a subprocess."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import scipy.io
+import torch
+
+from blindsr.paths import pretrained_path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+QUICK = [
+    "--iterations",
+    "4",
+    "--ssim-iterations",
+    "2",
+    "--frozen-iterations",
+    "1",
+    "--channels",
+    "8",
+    "--crop",
+    "64",
+]
+
+
+def command(folder, *arguments, cwd=None, script="main.py"):
+    """Run ``python <folder>/<script>``; returns the finished process."""
+    return subprocess.run(
+        [sys.executable, REPOSITORY / folder / script, *map(str, arguments)],
+        cwd=cwd or REPOSITORY / folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def refused(process, *words):
+    """The command failed with status 2, no traceback, and its error on one line that holds ``words``."""
+    assert process.returncode == 2, process.stderr
+    assert "Traceback" not in process.stderr
+    text = process.stdout + process.stderr
+    lines = [line for line in text.splitlines() if "error: " in line]
+    assert len(lines) == 1, text
+    for word in words:
+        assert str(word) in lines[0], lines[0]
+
+
+@pytest.fixture
+def own(tmp_path, picture):
+    """A folder ``own`` with one good picture of the user's, photo.png."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    pixels = (255 * picture[0].permute(1, 2, 0).numpy()).astype(np.uint8)
+    cv2.imwrite(str(folder / "photo.png"), pixels[:48, :64])
+    return folder
+
+
+def test_main_job_leaves_picture_kernel_and_comparison(tmp_path):
+    done = command("DIPFKP", "--SR", "--sf", 4, "--dataset", "Test", "-o", tmp_path / "out", *QUICK)
+    assert done.returncode == 0, done.stderr
+    assert "PSNR" in done.stdout + done.stderr
+    assert str(tmp_path / "out") in done.stdout
+    assert "loss" in done.stderr
+    hr = cv2.imread(str(REPOSITORY / "data/datasets/Test/HR/chelsea.png"))
+    sr = cv2.imread(str(tmp_path / "out" / "chelsea.png"))
+    assert sr.shape == (hr.shape[0] // 4 * 4, hr.shape[1] // 4 * 4, 3)
+    kernel = scipy.io.loadmat(tmp_path / "out" / "chelsea.mat")["Kernel"]
+    assert kernel.shape == (19, 19)
+    assert kernel.sum() == pytest.approx(1, abs=1e-5)
+    assert cv2.imread(str(tmp_path / "out" / "chelsea_kernel.png")) is not None
+    assert len(list((tmp_path / "out").iterdir())) == 3
+    again = command("DIPFKP", "--SR", "--sf", 4, "--dataset", "Test", "-o", tmp_path / "out", *QUICK)
+    assert "earlier results" in again.stderr
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "out" / "chelsea.png")), sr)
+
+
+def test_own_picture_from_another_folder_with_relative_paths(own):
+    done = command("DIPFKP", "--SR", "--real", "--sf", 2, "-i", "own/photo.png", "-o", "out", *QUICK, cwd=own.parent)
+    assert done.returncode == 0, done.stderr
+    assert cv2.imread(str(own.parent / "out" / "photo.png")).shape == (96, 128, 3)
+    assert "PSNR" not in done.stdout
+    assert sorted(path.name for path in own.iterdir()) == ["photo.png"]
+
+
+def test_without_sr_the_estimators_image_is_the_result(own):
+    done = command("DIPFKP", "--sf", 2, "-i", own, "-o", own.parent / "out", *QUICK)
+    assert done.returncode == 0, done.stderr
+    assert cv2.imread(str(own.parent / "out" / "photo.png")).shape == (96, 128, 3)
+
+
+def test_bad_pictures_are_named_and_the_others_done(own):
+    photo = cv2.imread(str(own / "photo.png"))
+    cv2.imwrite(str(own / "tiny.png"), photo[:5, :5])
+    (own / "cut.png").write_bytes((own / "photo.png").read_bytes()[:2000])
+    (own / "text.png").write_text("no picture")
+    cv2.imwrite(str(own / "grey.png"), photo[:, :, 0])
+    cv2.imwrite(str(own / "deep.png"), photo.astype(np.uint16) * 257)
+    cv2.imwrite(str(own / "rgba.png"), np.dstack([photo, photo[:, :, 0]]))
+    done = command("DIPFKP", "--SR", "--sf", 2, "-i", own, "-o", own.parent / "out", *QUICK)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    lines = (done.stdout + done.stderr).splitlines()
+    for name in ("tiny", "cut", "text"):
+        assert sum("error: " in line and f"{name}.png" in line for line in lines) == 1
+        assert not (own.parent / "out" / f"{name}.png").exists()
+    for name in ("grey", "rgba"):
+        assert sum("note: " in line and f"{name}.png" in line for line in lines) == 1
+    for name in ("photo", "grey", "deep", "rgba"):
+        assert cv2.imread(str(own.parent / "out" / f"{name}.png")).shape == (96, 128, 3)
+
+
+def test_bad_options_and_files_are_one_line(tmp_path, own, evil_pickle):
+    out = ["-o", tmp_path / "out"]
+    refused(command("DIPFKP", "--SR", "-d", "Nowhere", *out), "Nowhere", "prepare_dataset.py")
+    refused(command("DIPFKP", "--SR", "--sf", 8, *out), "DIPFKP_lr_x8", "--sf 8")
+    refused(command("DIPFKP", "--SR", "-i", own / "absent.png", *out), own / "absent.png")
+    refused(command("DIPFKP", "--SR", "-i", own, "-o", own), own)
+    refused(command("DIPFKP", "--path-KP", tmp_path / "absent.pt", *out), "absent.pt")
+    refused(command("DIPFKP", "--sf", 3, "--path-KP", pretrained_path("FKP_x2.pt"), *out), "FKP_x2.pt", "15×15")
+    refused(command("DIPFKP", "--path-KP", evil_pickle, *out), "evil.pt", "plain tensors")
+    assert not (tmp_path / "executed").exists()
+    refused(command("DIPFKP", "--SR", "--path-nonblind", pretrained_path("FKP_x2.pt"), *out), "FKP_x2.pt")
+    if not torch.cuda.is_available():
+        refused(command("DIPFKP", "--device", "cuda", *out), "--device cuda")
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_options_and_choices_exit_with_2():
+    for arguments in (["--sf", 5], ["--bogus"], ["--preset", "fast"], ["--preset"], ["--model", "USRNet"]):
+        done = command("DIPFKP", *arguments)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+
+
+def test_presets_change_the_defaults_and_options_override_them():
+    paper = command("DIPFKP", "--preset", "paper", "--help").stdout
+    default = command("DIPFKP", "--help").stdout
+    assert "(default: 1000)" in " ".join(paper.split())
+    assert "(default: 1000)" not in " ".join(default.split())
+    for option in ("--model", "--dataset", "-d", "--sf", "--path-nonblind", "--SR", "--real", "--path-KP"):
+        assert option in default
+    for option in ("-i", "--input-dir", "-o", "--output-dir", "--seed", "--preset", "--device"):
+        assert option in default
+
+
+def test_missing_ground_truth_is_named(tmp_path):
+    shutil.copytree(REPOSITORY / "data" / "datasets" / "Test", tmp_path / "Mine")
+    (tmp_path / "Mine" / "DIPFKP_gt_k_x4" / "chelsea.mat").unlink()
+    arguments = ["--SR", "--sf", 4, "-d", tmp_path / "Mine", "-o", tmp_path / "out", *QUICK]
+    refused_one = command("DIPFKP", *arguments)
+    assert refused_one.returncode == 2
+    assert "chelsea.mat: no such kernel file" in refused_one.stdout + refused_one.stderr
+    assert command("DIPFKP", "--real", *arguments).returncode == 0
+
+
+def test_prepare_dataset(tmp_path):
+    shutil.copytree(REPOSITORY / "data" / "datasets" / "Test" / "HR", tmp_path / "Mine" / "HR")
+    done = command("data", "--model", "DIPFKP", "--sf", 2, "-d", tmp_path / "Mine", script="prepare_dataset.py")
+    assert done.returncode == 0, done.stderr
+    for folder, name in (("DIPFKP_lr_x2", "chelsea.png"), ("DIPFKP_gt_k_x2", "chelsea.mat")):
+        made = (tmp_path / "Mine" / folder / name).read_bytes()
+        shipped = (REPOSITORY / "data" / "datasets" / "Test" / folder / name).read_bytes()
+        assert made[128:] == shipped[128:]  # a MATLAB file begins with 128 bytes that hold its date
+    refused(command("data", "--model", "KernelGANFKP", "--sf", 8, script="prepare_dataset.py"), "--sf 8")
+    refused(command("data", "-d", "Nowhere", script="prepare_dataset.py"), "Nowhere")
+
+
+def test_prior_command(tmp_path):
+    refused(command("FKP"), "--train", "--evaluate", "--generate")
+    done = command("FKP", "--evaluate", "--generate", "--sf", 2, "-o", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "-log p =" in done.stdout
+    assert cv2.imread(str(tmp_path / "FKP_x2_samples.png")) is not None
+    arguments = ["--train", "--sf", 2, "--epochs", 2, "--kernels-per-epoch", 500, "--validate-every", 1]
+    assert command("FKP", *arguments, "-o", tmp_path).returncode == 0
+    resumed = command("FKP", *arguments, "-o", tmp_path, "--restore_file", tmp_path / "FKP_x2_last.pt")
+    assert resumed.returncode == 0, resumed.stderr
+    refused(command("FKP", "--evaluate", "--restore_file", tmp_path / "absent.pt"), "absent.pt")
+
+
+def test_nonblind_command(tmp_path, own):
+    refused(command("NonblindSR"), "--train", "--evaluate")
+    refused(command("NonblindSR", "--train"), "--images")
+    refused(command("NonblindSR", "--train", "--images", tmp_path / "absent"), "absent")
+    done = command("NonblindSR", "--evaluate", "--sf", 4)
+    assert done.returncode == 0, done.stderr
+    assert "mean" in done.stdout
+    shutil.copy(own / "photo.png", own / "second.png")
+    arguments = ["--steps", 2, "--batch", 2, "--patch", 24, "--validate-every", 1, "--held-out", 1]
+    arguments += ["--scales", 2, 3, "-o", tmp_path / "run"]
+    done = command("NonblindSR", "--train", "--images", own, *arguments)
+    assert done.returncode == 0, done.stderr
+    weights = tmp_path / "run" / "usrnet_tiny.pth"
+    assert command("NonblindSR", "--evaluate", "--sf", 4, "--path-nonblind", weights).returncode == 0

@@ -1,0 +1,77 @@
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from blindsr.datasets import find_items, input_items, prepare
+from blindsr.images import read_image, read_kernel, to_uint8
+
+
+@pytest.mark.parametrize("scale_factor", [2, 3, 4])
+def test_set5_comes_out_as_published(reference, tmp_path, scale_factor):
+    shutil.copytree(reference / "Set5" / "HR", tmp_path / "HR")
+    assert all(error is None for _, error in prepare(tmp_path, "DIPFKP", scale_factor))
+    published = find_items(str(reference / "Set5"), "DIPFKP", scale_factor)
+    ours = find_items(str(tmp_path), "DIPFKP", scale_factor)
+    assert [item.name for item in ours] == [item.name for item in published] and len(ours) == 5
+    for a, b in zip(ours, published, strict=True):
+        np.testing.assert_array_equal(to_uint8(read_image(a.lr)), to_uint8(read_image(b.lr)))
+        np.testing.assert_allclose(read_kernel(a.kernel), read_kernel(b.kernel), atol=1e-12, rtol=0)
+
+
+def test_kernelgan_kernels_come_out_as_published(golden, tmp_path):
+    (tmp_path / "HR").mkdir()
+    cv2.imwrite(str(tmp_path / "HR" / "a.png"), np.zeros((60, 61, 3), np.uint8))
+    for scale_factor in (2, 4):
+        list(prepare(tmp_path, "KernelGANFKP", scale_factor))
+        (item,) = find_items(str(tmp_path), "KernelGANFKP", scale_factor)
+        first = golden("kernels_random_seed1")[f"KernelGANFKP_x{scale_factor}"][0]
+        np.testing.assert_allclose(read_kernel(item.kernel)[0, 0], first, atol=1e-12, rtol=0)
+    with pytest.raises(ValueError, match="--sf 3"):
+        list(prepare(tmp_path, "KernelGANFKP", 3))
+
+
+def test_noise_is_drawn_from_the_seed(tmp_path):
+    (tmp_path / "HR").mkdir()
+    cv2.imwrite(str(tmp_path / "HR" / "a.png"), np.full((64, 64, 3), 128, np.uint8))
+
+    def made(**options):
+        list(prepare(tmp_path, "DIPFKP", 2, **options))
+        (item,) = find_items(str(tmp_path), "DIPFKP", 2)
+        return to_uint8(read_image(item.lr)), read_kernel(item.kernel).numpy()
+
+    plain = made()
+    noisy = made(image_noise=0.2, kernel_noise=0.4, seed=3)
+    again = made(image_noise=0.2, kernel_noise=0.4, seed=3)
+    assert plain[0].std() < 1 < noisy[0].std()
+    for a, b in zip(noisy, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert abs(plain[1] - noisy[1]).max() > 1e-3
+
+
+def test_one_bad_picture_does_not_stop_the_others(tmp_path):
+    (tmp_path / "HR").mkdir()
+    for name in ("a", "c"):
+        cv2.imwrite(str(tmp_path / "HR" / f"{name}.png"), np.zeros((64, 64, 3), np.uint8))
+    (tmp_path / "HR" / "b.png").write_text("no picture")
+    errors = {path.stem: error for path, error in prepare(tmp_path, "DIPFKP", 2)}
+    assert errors["a"] is None
+    assert errors["c"] is None
+    assert "b.png" in errors["b"]
+
+
+def test_missing_places_say_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such dataset"):
+        find_items("Nowhere", "DIPFKP", 2)
+    (tmp_path / "HR").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"prepare_dataset\.py --model DIPFKP --sf 2"):
+        find_items(str(tmp_path), "DIPFKP", 2)
+    with pytest.raises(FileNotFoundError, match="no pictures"):
+        input_items(tmp_path)
+
+
+def test_pictures_that_differ_in_their_suffix_keep_their_results_apart(tmp_path):
+    for name in ("a.png", "a.jpg", "b.png"):
+        (tmp_path / name).touch()
+    assert sorted(item.name for item in input_items(tmp_path)) == ["a_jpg", "a_png", "b"]

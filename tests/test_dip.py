@@ -1,0 +1,126 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from blindsr.degradation import degrade
+from blindsr.kernels import gaussian_kernels, kernel_side
+from blindsr.metrics import kernel_psnr
+from DIPFKP.estimator import PRESETS, DIPSettings, estimate, ssim, textured_crop
+from DIPFKP.network import ImagePrior, scales_for
+from FKP import KernelPrior
+
+SHORT = DIPSettings(
+    iterations=20,
+    ssim_iterations=4,
+    frozen_iterations=4,
+    channels=16,
+    non_local=False,
+    crop=96,
+    kernel_rate=0.5,
+)
+
+
+@pytest.fixture(scope="module")
+def blurred(picture):
+    """LR picture at x2 and its kernel, narrower than the one the search starts from."""
+    variances = torch.tensor([0.6])
+    kernel = gaussian_kernels(variances, variances, torch.zeros(1), kernel_side(2), 2)
+    return degrade(picture, kernel, 2), kernel
+
+
+@pytest.fixture(scope="module")
+def prior():
+    return KernelPrior.from_pretrained(2)
+
+
+def test_papers_network_has_the_papers_size(golden):
+    parameters = sum(parameter.numel() for parameter in ImagePrior().parameters())
+    assert parameters == int(golden("dip")["dip_parameters"])
+
+
+def test_ssim_matches_the_release(golden):
+    archive = golden("dip")
+    value = float(ssim(torch.from_numpy(archive["x"]), torch.from_numpy(archive["y"])))
+    assert value == pytest.approx(float(archive["ssim_zero_padded"]), abs=1e-6)
+
+
+def test_paper_preset_is_the_papers():
+    assert PRESETS["paper"] == DIPSettings(1000, 80, 75, 128, True, 960, 5e-3, 0.5)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (3, 5), (21, 21), (33, 50), (72, 96)])
+def test_network_keeps_every_size(size):
+    network = ImagePrior(channels=8, scales=scales_for(*size), skip=4)
+    assert network(torch.rand(1, 3, *size)).shape == (1, 3, *size)
+
+
+def test_twenty_iterations_improve_the_kernel(blurred, prior):
+    lr, kernel = blurred
+    start = prior.decode(prior.initial_latent())
+    found = estimate(lr, 2, prior=prior, settings=SHORT)
+    assert kernel_psnr(found.kernel, kernel) > kernel_psnr(start, kernel) + 0.1
+    assert float(found.kernel.sum()) == pytest.approx(1, abs=1e-5)
+    assert len(found.losses) == 20
+    assert found.losses[-1] < found.losses[4]
+    assert found.image is None
+
+
+def test_a_seed_gives_one_result_and_disturbs_nobody(blurred, prior):
+    lr, _ = blurred
+    settings = dataclasses.replace(SHORT, iterations=8)
+    torch.manual_seed(7)
+    undisturbed = torch.rand(3)
+    torch.manual_seed(7)
+    first = estimate(lr, 2, prior=prior, settings=settings, seed=1)
+    second = estimate(lr, 2, prior=prior, settings=settings, seed=1)
+    other = estimate(lr, 2, prior=prior, settings=settings, seed=2)
+    assert torch.equal(first.kernel, second.kernel)
+    assert first.losses == second.losses
+    assert not torch.equal(first.kernel, other.kernel)
+    assert undisturbed.shape == (3,)
+
+
+@pytest.mark.parametrize("model", ["DIPSoftmax", "DoubleDIP"])
+def test_baselines_move_their_kernel(blurred, model):
+    found = estimate(blurred[0], 2, model=model, settings=SHORT)
+    assert found.kernel.shape == (1, 1, 11, 11)
+    assert float(found.kernel.sum()) == pytest.approx(1, abs=1e-5)
+    shorter = dataclasses.replace(SHORT, iterations=5)
+    before = estimate(blurred[0], 2, model=model, settings=shorter)
+    assert not torch.allclose(found.kernel, before.kernel)
+
+
+@pytest.mark.parametrize("crop", [960, 64])
+def test_a_wanted_image_is_that_of_the_whole_picture(blurred, prior, crop):
+    settings = dataclasses.replace(SHORT, iterations=6, crop=crop)
+    steps = []
+    found = estimate(
+        blurred[0],
+        2,
+        prior=prior,
+        settings=settings,
+        want_image=True,
+        on_step=lambda done, total, loss: steps.append((done, total)),
+    )
+    assert found.image is not None
+    assert found.image.shape == (1, 3, 72, 96)
+    assert steps[-1][0] == steps[-1][1] == len(found.losses) == (6 if crop == 960 else 12)
+
+
+def test_the_crop_is_where_the_texture_is():
+    lr = torch.full((1, 3, 60, 80), 0.5)
+    lr[..., 30:50, 50:70] = torch.rand(3, 20, 20, generator=torch.Generator().manual_seed(0))
+    marked = lr + torch.arange(60 * 80).view(60, 80) * 1e-6  # so that the crop tells where it was taken
+    first = float((textured_crop(marked, 24) - textured_crop(lr, 24))[0, 0, 0, 0]) / 1e-6
+    row, col = divmod(round(first), 80)
+    assert 26 <= row <= 30
+    assert 46 <= col <= 50
+    assert textured_crop(lr, 100).shape == lr.shape
+
+
+def test_a_tiny_picture_is_refused(prior):
+    with pytest.raises(ValueError, match="at least 6 pixels"):
+        estimate(torch.rand(1, 3, 5, 40), 2, prior=prior, settings=SHORT)
+    assert np.isfinite(estimate(torch.rand(1, 3, 6, 8), 2, prior=prior, settings=SHORT).losses).all()

@@ -1,0 +1,204 @@
+import numpy as np
+import pytest
+import torch
+
+from blindsr.datasets import find_items
+from blindsr.degradation import degrade
+from blindsr.kernels import random_kernels
+from blindsr.paths import pretrained_path
+from NonblindSR import usrnet
+from NonblindSR.evaluation import evaluate
+from NonblindSR.training import TrainingSettings, train
+from NonblindSR.usrnet import USRNet, blur_spectra, data_step, fold_spectrum, tile_spectrum
+
+
+@pytest.fixture
+def official(reference):
+    return USRNet.from_pretrained(reference / "pretrained_models" / "usrnet_tiny.pth")
+
+
+@pytest.fixture
+def example(golden):
+    """example(s) → LR image, kernel."""
+    archive, kernels = golden("usrnet_tiny"), golden("kernels_fixed")
+    lr = torch.from_numpy((archive["lr_uint8"] / 255).astype(np.float32)).permute(2, 0, 1)[None]
+    return lambda s: (lr, torch.from_numpy(kernels[f"x{s}_2"]).float()[None, None])
+
+
+def expected(golden, scale_factor, sigma):
+    return torch.from_numpy(golden("usrnet_tiny")[f"sr_x{scale_factor}_sigma{sigma}"]).permute(2, 0, 1)[None]
+
+
+@pytest.mark.parametrize("scale_factor", [2, 3, 4])
+def test_matches_the_release_with_noise(golden, official, example, scale_factor):
+    with torch.no_grad():
+        sr = official(*example(scale_factor), scale_factor, 10 / 255)
+    torch.testing.assert_close(sr, expected(golden, scale_factor, 10), atol=1e-4, rtol=0)
+
+
+def published_data_step(image, blur, alpha):
+    """USRNet eq. 7–8 as written: full spectra, real arithmetic on (re, im) pairs, a division by α in the end."""
+    lr, kernel, s = blur
+    height, width = image.shape[-2:]
+    side = kernel.shape[-1]
+
+    def fft(x):
+        return torch.view_as_real(torch.fft.fft2(x))
+
+    def multiply(a, b):
+        real = a[..., 0] * b[..., 0] - a[..., 1] * b[..., 1]
+        return torch.stack([real, a[..., 0] * b[..., 1] + a[..., 1] * b[..., 0]], -1)
+
+    def fold(a):
+        blocks = torch.stack(torch.chunk(a, s, dim=2), 5)
+        return torch.cat(torch.chunk(blocks, s, dim=3), 5).mean(-1)
+
+    padded = torch.zeros(1, 1, height, width)
+    padded[..., :side, :side] = kernel.flip(-2, -1)
+    k = fft(padded.roll((-(side // 2), -(side // 2)), (-2, -1)))
+    k_conj = k * torch.tensor([1.0, -1.0])
+    upsampled = torch.zeros(1, 3, height, width)
+    upsampled[..., ::s, ::s] = lr
+    d = multiply(k_conj, fft(upsampled)) + fft(alpha * image)
+    power = torch.stack([k[..., 0] ** 2 + k[..., 1] ** 2, torch.zeros_like(k[..., 0])], -1)
+    divisor = fold(power)[..., :1] + alpha[..., None]
+    quotient = fold(multiply(k, d)) * divisor / divisor**2
+    solution = (d - multiply(k_conj, quotient.repeat(1, 1, s, s, 1))) / alpha[..., None]
+    return torch.fft.ifft2(torch.view_as_complex(solution)).real
+
+
+def in_float64(net, lr, kernel, scale_factor):
+    with torch.no_grad():
+        return net.double()(lr.double(), kernel.double(), scale_factor, 0.0)
+
+
+@pytest.mark.parametrize("scale_factor", [2, 3, 4])
+def test_without_noise_float32_is_closer_to_exact_than_the_release(golden, official, example, scale_factor):
+    """At σ = 0 the published data step divides by α = 4e-6: the golden images are off by 1e-3 and more."""
+    lr, kernel = example(scale_factor)
+    with torch.no_grad():
+        ours = official(lr, kernel, scale_factor, 0.0)
+    exact = in_float64(official, lr, kernel, scale_factor)
+    released = expected(golden, scale_factor, 0)
+    assert (ours - exact).abs().max() < 1e-5
+    assert 1e-3 < (released - exact).abs().max() < 5e-3
+    assert (ours - released).abs().mean() < 3e-4
+
+
+@pytest.mark.parametrize("scale_factor", [2, 3, 4])
+def test_with_the_published_arithmetic_the_released_images_come_out(
+    golden, official, example, monkeypatch, scale_factor
+):
+    """Weights, prior step, flips and schedule are the release's: only the data step's rounding is ours."""
+    monkeypatch.setattr(usrnet, "blur_spectra", lambda *arguments: arguments)
+    monkeypatch.setattr(usrnet, "data_step", published_data_step)
+    with torch.no_grad():
+        sr = official(*example(scale_factor), scale_factor, 0.0)
+    torch.testing.assert_close(sr, expected(golden, scale_factor, 0), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("scale_factor", "psnr", "ssim"), [(2, 36.37, 0.9508), (3, 33.95, 0.9199), (4, 31.91, 0.8894)]
+)
+def test_official_weights_and_true_kernels_give_the_published_scores(reference, official, scale_factor, psnr, ssim):
+    scores = evaluate(official, find_items(str(reference / "Set5"), "DIPFKP", scale_factor), scale_factor)
+    mean = np.mean(list(scores.values()), axis=0)
+    assert mean[0] == pytest.approx(psnr, abs=0.0151)
+    assert mean[1] == pytest.approx(ssim, abs=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("size", "scale_factor"), [((12, 18), 2), ((12, 18), 3), ((24, 40), 4), ((24, 40), 8), ((9, 15), 3)]
+)
+def test_half_spectra_fold_and_tile_like_sampling(size, scale_factor):
+    image = torch.rand(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    lr = image[..., ::scale_factor, ::scale_factor]
+    torch.testing.assert_close(fold_spectrum(torch.fft.rfft2(image), size[1], scale_factor), torch.fft.rfft2(lr))
+    upsampled = torch.zeros_like(image)
+    upsampled[..., ::scale_factor, ::scale_factor] = lr
+    torch.testing.assert_close(
+        tile_spectrum(torch.fft.rfft2(lr), lr.shape[-1], scale_factor), torch.fft.rfft2(upsampled)
+    )
+
+
+@pytest.mark.parametrize("scale_factor", [2, 3, 4])
+def test_data_step_minimises_its_objective(picture, scale_factor):
+    """The solution of ‖y − Ax‖² + α‖x − x₀‖² has a zero gradient, by our forward model's own A."""
+    start = picture[..., :48, :72].double()
+    kernel = random_kernels(1, scale_factor, torch.Generator().manual_seed(1)).double()
+    y = torch.rand(degrade(start, kernel, scale_factor).shape, dtype=torch.float64)
+    alpha = torch.tensor(0.01, dtype=torch.float64).view(1, 1, 1, 1)
+    x = data_step(start, blur_spectra(y, kernel, scale_factor), alpha).requires_grad_()
+    objective = (y - degrade(x, kernel, scale_factor)).square().sum() + (alpha * (x - start) ** 2).sum()
+    (gradient,) = torch.autograd.grad(objective, x)
+    assert gradient.abs().max() < 1e-10
+
+
+def test_batches_equal_single_images(picture):
+    net = USRNet.from_pretrained()
+    lr = torch.cat([picture, 1 - picture])[..., :24, :32]
+    kernels = random_kernels(2, 2, torch.Generator().manual_seed(2))
+    sigma = torch.tensor([0.0, 0.03])
+    with torch.no_grad():
+        together = net(lr, kernels, 2, sigma)
+        alone = torch.cat([net(lr[i : i + 1], kernels[i : i + 1], 2, sigma[i]) for i in range(2)])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+
+
+def test_shipped_weights_beat_interpolation(picture):
+    kernel = random_kernels(1, 2, torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        lr = degrade(picture, kernel, 2)
+        sr = USRNet.from_pretrained()(lr, kernel, 2, 0.0)
+    bicubic = torch.nn.functional.interpolate(lr, scale_factor=2, mode="bicubic")
+    assert (sr - picture).square().mean() < 0.5 * (bicubic - picture).square().mean()
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(ValueError, match="too small"):
+        USRNet()(torch.rand(1, 3, 5, 9), torch.rand(1, 1, 11, 11), 2, 0.0)
+    with pytest.raises(ValueError, match="not the weights"):
+        USRNet.from_pretrained(pretrained_path("FKP_x2.pt"))
+
+
+SHORT = TrainingSettings(steps=6, batch=2, patch=24, validate_every=2, held_out=1, scales=(2, 3), warmup=1)
+
+
+@pytest.fixture
+def photos(picture):
+    return [(255 * image[0]).byte() for image in (picture, picture.flip(-1), 1 - picture)]
+
+
+def test_a_resumed_training_is_exactly_the_unbroken_one(tmp_path, photos):
+    cpu = torch.device("cpu")
+    whole = train(photos, SHORT, tmp_path / "whole", cpu)
+
+    class Stop(Exception):
+        pass
+
+    def interrupt(step, loss):
+        if step == 5:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(photos, SHORT, tmp_path / "part", cpu, on_step=interrupt)
+    resumed = train(photos, SHORT, tmp_path / "part", cpu, resume=tmp_path / "part" / "last.pt")
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    USRNet.from_pretrained(tmp_path / "part" / "usrnet_tiny.pth")
+
+
+def test_training_reduces_the_loss(tmp_path, photos):
+    losses = []
+    settings = TrainingSettings(
+        steps=60, batch=4, patch=24, validate_every=60, held_out=1, scales=(2,), warmup=5, noise_free=1.0
+    )
+    train(photos, settings, tmp_path, torch.device("cpu"), on_step=lambda _, loss: losses.append(loss))
+    assert np.mean(losses[-15:]) < 0.8 * np.mean(losses[:15])
+
+
+def test_resuming_with_other_settings_is_refused(tmp_path, photos):
+    train(photos, SHORT, tmp_path, torch.device("cpu"))
+    other = TrainingSettings(steps=8, batch=2, patch=24, held_out=1)
+    with pytest.raises(ValueError, match=r"last\.pt"):
+        train(photos, other, tmp_path, torch.device("cpu"), resume=tmp_path / "last.pt")
