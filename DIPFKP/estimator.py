@@ -16,7 +16,7 @@ from blindsr.kernels import kernel_side
 from DIPFKP.network import ImagePrior, scales_for
 from FKP import KernelPrior, SphericalAdam
 
-__all__ = ["PRESETS", "DIPSettings", "KernelModel", "estimate", "ssim"]
+__all__ = ["PRESETS", "DIPSettings", "KernelModel", "estimate", "ssim", "textured_crop"]
 
 KernelModel = Literal["DIPFKP", "DIPSoftmax", "DoubleDIP"]
 
@@ -80,43 +80,32 @@ def textured_crop(lr: Tensor, side: int) -> Tensor:
     return lr[..., top : top + rows, left : left + cols]
 
 
-class KernelSource:
-    """A parametrised kernel and the optimiser of its parameters."""
-
-    def __init__(
-        self, parameters: list[Tensor], decode: Callable[[], Tensor], optimizer: torch.optim.Optimizer
-    ) -> None:
-        self.parameters, self.decode, self.optimizer = parameters, decode, optimizer
+Decode = Callable[[], Tensor]
+"""Makes the current kernel from the parameters that are searched."""
 
 
-def _kernel_source(
+def _searched_kernel(
     model: KernelModel,
     prior: KernelPrior | None,
     side: int,
     rate: float,
     generator: torch.Generator,
     device: torch.device,
-) -> KernelSource:
+) -> tuple[Decode, torch.optim.Optimizer]:
+    """A parametrised kernel and the optimiser of its parameters."""
     if model == "DIPFKP":
         if prior is None:
             raise ValueError("DIPFKP needs a kernel prior")
         latent = prior.initial_latent().to(device).requires_grad_()
-        return KernelSource([latent], lambda: prior.decode(latent), SphericalAdam([latent], lr=rate))
+        return lambda: prior.decode(latent), SphericalAdam([latent], lr=rate)
     if model == "DIPSoftmax":
         logits = torch.zeros(1, side**2, device=device, requires_grad=True)
-        return KernelSource(
-            [logits],
-            lambda: torch.softmax(logits, dim=1).view(1, 1, side, side),
-            torch.optim.Adam([logits], lr=0.5),
-        )
+        return lambda: torch.softmax(logits, dim=1).view(1, 1, side, side), torch.optim.Adam([logits], lr=0.5)
     network = nn.Sequential(nn.Linear(200, 1000), nn.ReLU6(), nn.Linear(1000, side**2), nn.Softmax(dim=1))
     draw_parameters(network, generator)
     network = network.to(device)
     noise = torch.rand(1, 200, generator=generator).to(device) / 10
-    parameters = list(network.parameters())
-    return KernelSource(
-        parameters, lambda: network(noise).view(1, 1, side, side), torch.optim.Adam(parameters, lr=1e-4)
-    )
+    return lambda: network(noise).view(1, 1, side, side), torch.optim.Adam(network.parameters(), lr=1e-4)
 
 
 def estimate(
@@ -164,7 +153,7 @@ def estimate(
         )
     crop = textured_crop(lr, settings.crop // scale_factor)
     whole = crop.shape == lr.shape
-    source = _kernel_source(model, prior, side, settings.kernel_rate, generator, device)
+    decode, kernel_optimizer = _searched_kernel(model, prior, side, settings.kernel_rate, generator, device)
     total = settings.iterations * (1 if whole or not want_image else 2)
     losses: list[float] = []
 
@@ -173,12 +162,11 @@ def estimate(
         if on_step is not None:
             on_step(len(losses), total, losses[-1])
 
-    image = _fit(crop, scale_factor, settings, source, whole, generator, advance)
+    image = _fit(crop, scale_factor, settings, decode, kernel_optimizer, whole, generator, advance)
     with torch.no_grad():
-        kernel = source.decode()
+        kernel = decode()
     if want_image and not whole:
-        fixed = KernelSource([], lambda: kernel, torch.optim.SGD([torch.zeros(1)], lr=0.0))
-        image = _fit(lr, scale_factor, settings, fixed, True, generator, advance)
+        image = _fit(lr, scale_factor, settings, lambda: kernel, None, True, generator, advance)
     return Estimate(
         kernel=kernel.cpu(),
         image=image.cpu() if want_image else None,
@@ -192,12 +180,13 @@ def _fit(
     lr: Tensor,
     scale_factor: int,
     settings: DIPSettings,
-    source: KernelSource,
+    decode: Decode,
+    kernel_optimizer: torch.optim.Optimizer | None,
     circular: bool,
     generator: torch.Generator,
     advance: Callable[[Tensor], None],
 ) -> Tensor:
-    """Fit an image network, and the kernel of ``source``, to ``lr``; returns the last image."""
+    """Fit an image network to ``lr``, and with ``kernel_optimizer`` the kernel too; returns the last image."""
     height, width = lr.shape[-2] * scale_factor, lr.shape[-1] * scale_factor
     network = ImagePrior(settings.channels, scales_for(height, width), settings.non_local, lr.shape[1])
     draw_parameters(network, generator)
@@ -205,18 +194,19 @@ def _fit(
     noise = torch.rand(1, lr.shape[1], height, width, generator=generator) / 10
     noise = noise.to(lr.device, memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.image_rate, fused=True)
-    outside = 0 if circular else border(source.decode().shape[-1], scale_factor)
+    outside = 0 if circular else border(decode().shape[-1], scale_factor)
     target = lr[..., outside : lr.shape[-2] - outside, outside : lr.shape[-1] - outside]
     for iteration in range(settings.iterations):
         optimizer.zero_grad(set_to_none=True)
-        source.optimizer.zero_grad(set_to_none=True)
+        if kernel_optimizer is not None:
+            kernel_optimizer.zero_grad(set_to_none=True)
         image = network(noise)
-        fitted = degrade(image, source.decode(), scale_factor, circular=circular)
+        fitted = degrade(image, decode(), scale_factor, circular=circular)
         early = iteration < settings.ssim_iterations
         loss = 1 - ssim(fitted, target) if early else F.mse_loss(fitted, target)
         loss.backward()
-        if iteration >= settings.frozen_iterations:
-            source.optimizer.step()
+        if kernel_optimizer is not None and iteration >= settings.frozen_iterations:
+            kernel_optimizer.step()
         optimizer.step()
         advance(loss.detach())
     return image.detach()

@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from blindsr.datasets import Item, find_items, input_items
 from blindsr.devices import DeviceName, pick_device
-from blindsr.estimation import Estimator, OnStep
+from blindsr.estimation import Estimator, NonblindSR, OnStep
 from blindsr.paths import DATA
-from blindsr.pipeline import NonblindSR, Result, process
+from blindsr.pipeline import Result, process
 
 __all__ = ["EstimatorOptions", "parse", "peek", "run", "run_estimator"]
 

@@ -6,7 +6,10 @@ from typing import Protocol
 
 from torch import Tensor
 
-__all__ = ["Estimate", "Estimator", "OnStep"]
+__all__ = ["Estimate", "Estimator", "NonblindSR", "OnStep"]
+
+NonblindSR = Callable[[Tensor, Tensor, int, float], Tensor]
+"""(LR image, kernel, scale factor, noise level) → HR image, all on one device."""
 
 OnStep = Callable[[int, int, float], None]
 """Called after every iteration with (iterations done, iterations in all, loss)."""

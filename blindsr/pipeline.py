@@ -10,15 +10,12 @@ from torch import Tensor
 
 from blindsr.datasets import Item
 from blindsr.degradation import modcrop
-from blindsr.estimation import Estimate, Estimator, OnStep
+from blindsr.estimation import Estimate, Estimator, NonblindSR, OnStep
 from blindsr.figures import save_kernel_comparison
 from blindsr.images import read_image, read_kernel, to_uint8, write_image, write_kernel
 from blindsr.metrics import kernel_psnr, psnr_ssim_y
 
-__all__ = ["NonblindSR", "Result", "process"]
-
-NonblindSR = Callable[[Tensor, Tensor, int, float], Tensor]
-"""(LR image, kernel, scale factor, noise level) → HR image, all on one device."""
+__all__ = ["Result", "process"]
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def test_random_kernels_sum_to_one_and_are_centred(scale_factor):
     assert kernels.dtype == torch.float32
     torch.testing.assert_close(kernels.sum((1, 2, 3)), torch.ones(200))
     # Wide kernels lose their tails at the window's border, which moves their centre a little.
-    assert (centre_of_mass(kernels) - (side - scale_factor) / 2).abs().max() < 0.06
+    assert (centre_of_mass(kernels) - (side - scale_factor) / 2).abs().max() < 0.1
 
 
 def test_parameters_are_variances():
@@ -92,7 +92,7 @@ def test_kernelgan_convention_is_a_flip_that_maps_its_centre_to_ours(side, scale
     ours = random_kernels(8, scale_factor, torch.Generator().manual_seed(1))
     theirs = from_kernelgan(ours)
     their_centre = side // 2 + 0.5 * (scale_factor - 1)
-    assert (centre_of_mass(theirs) - their_centre).abs().max() < 0.06
+    assert (centre_of_mass(theirs) - their_centre).abs().max() < 0.1
     torch.testing.assert_close(from_kernelgan(theirs), ours)
 
 

@@ -1,0 +1,94 @@
+"""DIP-FKP + USRNet on a prepared dataset: PSNR/SSIM, kernel PSNR, seconds per image and peak memory.
+
+One table row for each scale and set of weights, as Markdown, next to the published rows. Each row runs in a
+process of its own, so that its peak memory is its own.
+
+python benchmarks/set5.py --dataset Set5 --official DIR     DIR holds FKP_x2.pt … and usrnet_tiny.pth
+"""
+
+import multiprocessing
+import resource
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from blindsr.cli import parse, run
+from blindsr.datasets import find_items
+from blindsr.devices import pick_device
+from blindsr.pipeline import process
+from DIPFKP.estimator import PRESETS, estimate
+from FKP import KernelPrior
+from NonblindSR.usrnet import USRNet
+
+PUBLISHED = {2: "32.34/0.9308", 3: "30.78/0.8840", 4: "29.29/0.8508"}
+"""DIP-FKP + USRNet on Set5 as published (CVPR 2021, table 2; average of 5 runs)."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``python benchmarks/set5.py`` takes."""
+
+    dataset: str = "Set5"
+    """A prepared dataset: a name under data/datasets, or a folder."""
+    official: Path | None = None
+    """Folder with the official weights, for a second row of each scale."""
+    scales: tuple[int, ...] = (2, 3, 4)
+    """Scale factors."""
+    preset: Literal["default", "paper"] = "default"
+    """Settings of the estimator."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds to average over."""
+
+
+def row(options: Options, scale_factor: int, weights: Path | None) -> str:
+    """Run one row and format it."""
+    device = pick_device()
+    prior_path, net_path = (
+        (None, None) if weights is None else (weights / f"FKP_x{scale_factor}.pt", weights / "usrnet_tiny.pth")
+    )
+    prior = KernelPrior.from_pretrained(scale_factor, prior_path).to(device)
+    net = USRNet.from_pretrained(net_path).to(device)
+    estimator = partial(estimate, prior=prior, settings=PRESETS[options.preset])
+    items = find_items(options.dataset, "DIPFKP", scale_factor)
+    values = []
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in options.seeds:
+            for result in process(
+                items, estimator, scale_factor, Path(folder), device=device, seed=seed, nonblind=net
+            ):
+                if result.error is not None:
+                    raise ValueError(result.error)
+                values.append((result.psnr, result.ssim, result.kernel_psnr, result.seconds))
+                name = "ours" if weights is None else "official"
+                print(f"x{scale_factor} {name} {result.item.name}: {values[-1]}", file=sys.stderr, flush=True)
+    table = np.array(values, dtype=float)
+    psnr, ssim, kernel_psnr, _ = table.mean(axis=0)
+    gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return (
+        f"| x{scale_factor} | {'ours' if weights is None else 'official'} | {psnr:.2f}/{ssim:.4f} | "
+        f"{kernel_psnr:.2f} | {np.median(table[:, 3]):.1f} | {gigabytes:.2f} | {PUBLISHED.get(scale_factor, '')} |"
+    )
+
+
+def main() -> int:
+    options = parse(Options, __doc__ or "")
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {pick_device()}, seeds {options.seeds}\n")
+    print("| | weights | PSNR/SSIM | kernel PSNR | s/image | GiB | published |")
+    print("|---|---|---|---|---|---|---|")
+    context = multiprocessing.get_context("spawn")
+    for scale_factor in options.scales:
+        for weights in (None, options.official) if options.official else (None,):
+            with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+                print(pool.submit(row, options, scale_factor, weights).result(), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
