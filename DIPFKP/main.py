@@ -1,13 +1,16 @@
 """Estimate an image's blur kernel with DIP-FKP and super-resolve the image with it.
 
-python main.py --SR --sf 4 --dataset Test      a dataset with ground truth, scored
-python main.py --SR --sf 2 --real -i photo.png     a photograph of yours
+A dataset with ground truth, scored: python main.py --SR --sf 4 --dataset Test
+
+A photograph of yours: python main.py --SR --sf 2 --real -i photo.png
 """
 
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from blindsr.cli import EstimatorOptions, parse, peek, run, run_estimator
 from blindsr.devices import pick_device
@@ -22,8 +25,8 @@ class Options(EstimatorOptions):
 
     model: KernelModel = "DIPFKP"
     """DIPFKP, or a baseline without the kernel prior: DIPSoftmax, DoubleDIP."""
-    path_KP: Path | None = None
-    """Weights of the kernel prior (default: the shipped data/pretrained_models/FKP_x<sf>.pt)."""
+    path_KP: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Weights of the kernel prior; without it, the shipped data/pretrained_models/FKP_x<sf>.pt."""
     preset: Literal["default", "paper"] = "default"
     """Settings: default (fast), or paper (1000 iterations of the large network). Options below override it."""
     settings: DIPSettings = field(default_factory=DIPSettings)

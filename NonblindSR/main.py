@@ -38,8 +38,8 @@ class Options:
     """Scale factor of the evaluation."""
     sigma: float = 0.0
     """Noise level told to the network in the evaluation, in grey levels of 255."""
-    path_nonblind: Path | None = None
-    """Weights to evaluate (default: the shipped data/pretrained_models/usrnet_tiny.pth)."""
+    path_nonblind: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Weights to evaluate; without it, the shipped data/pretrained_models/usrnet_tiny.pth."""
     device: DeviceName = "auto"
     """Where to compute; auto takes CUDA or MPS where there is one."""
     training: TrainingSettings = field(default_factory=TrainingSettings)

@@ -36,14 +36,14 @@ class EstimatorOptions:
     """Scale factor."""
     dataset: Annotated[str, tyro.conf.arg(aliases=["-d"])] = "Test"
     """A prepared dataset: a name under data/datasets, or a folder with HR, LR and kernel folders inside."""
-    input_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-i"])] = None
+    input_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-i"], metavar="PATH")] = None
     """Your own pictures instead of a dataset: a folder, or a single picture. They are not scored."""
-    output_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """Where results go (default: data/log_<MODEL>/<dataset>_<model>_lr_x<sf>)."""
+    output_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = None
+    """Where results go; without it, data/log_<MODEL>/<dataset>_<model>_lr_x<sf>."""
     real: bool = False
     """Real photographs: no ground truth is looked for, and USRNet expects a little noise (10 of 255)."""
-    path_nonblind: Path | None = None
-    """Weights of USRNet (default: the shipped data/pretrained_models/usrnet_tiny.pth)."""
+    path_nonblind: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Weights of USRNet; without it, the shipped data/pretrained_models/usrnet_tiny.pth."""
     seed: int = 0
     """Seed of every random number; the same seed gives the same result."""
     device: DeviceName = "auto"

@@ -138,10 +138,12 @@ def test_unknown_options_and_choices_exit_with_2():
 
 
 def test_presets_change_the_defaults_and_options_override_them():
-    paper = command("DIPFKP", "--preset", "paper", "--help").stdout
-    default = command("DIPFKP", "--help").stdout
-    assert "(default: 1000)" in " ".join(paper.split())
-    assert "(default: 1000)" not in " ".join(default.split())
+    paper, default = (
+        " ".join(command("DIPFKP", *arguments, "--help").stdout.replace("│", " ").split())
+        for arguments in (["--preset", "paper"], [])
+    )
+    assert "(default: 1000)" in paper
+    assert "(default: 1000)" not in default
     for option in ("--model", "--dataset", "-d", "--sf", "--path-nonblind", "--SR", "--real", "--path-KP"):
         assert option in default
     for option in ("-i", "--input-dir", "-o", "--output-dir", "--seed", "--preset", "--device"):
