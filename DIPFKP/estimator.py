@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blindsr.degradation import border, degrade
+from blindsr.degradation import border, centre_crop, degrade
 from blindsr.estimation import Estimate, OnStep
 from blindsr.initialization import draw_parameters
 from blindsr.kernels import kernel_side
@@ -36,7 +36,9 @@ class DIPSettings:
     non_local: bool = True
     """Non-local blocks at the third to fifth scales of the image network (paper: yes)."""
     crop: int = 960
-    """Side in HR pixels of the most textured crop that the kernel is estimated on (paper: 960)."""
+    """Side in HR pixels of the crop that the kernel is estimated on, where the picture is larger (paper: 960)."""
+    crop_position: Literal["centre", "texture"] = "centre"
+    """Where that crop is taken: at the centre, or where the gradients are strongest (paper: centre)."""
     image_rate: float = 5e-3
     """Learning rate of Adam for the image network (paper: 5e-3)."""
     kernel_rate: float = 0.5
@@ -45,7 +47,7 @@ class DIPSettings:
 
 PRESETS = {
     "paper": DIPSettings(),
-    "default": DIPSettings(iterations=500, channels=32, non_local=False, crop=192),
+    "default": DIPSettings(iterations=500, channels=32, non_local=False, crop=192, crop_position="texture"),
 }
 
 
@@ -75,7 +77,7 @@ def textured_crop(lr: Tensor, side: int) -> Tensor:
     height, width = lr.shape[-2:]
     rows, cols = min(side, height), min(side, width)
     energy = F.pad(lr.diff(dim=-1).square().sum(1), (0, 1)) + F.pad(lr.diff(dim=-2).square().sum(1), (0, 0, 0, 1))
-    sums = F.avg_pool2d(energy[None].double(), (rows, cols), stride=1)[0, 0]
+    sums = F.avg_pool2d(energy[None].cpu().double(), (rows, cols), stride=1)[0, 0]
     top, left = divmod(int(sums.argmax()), sums.shape[1])
     return lr[..., top : top + rows, left : left + cols]
 
@@ -121,8 +123,8 @@ def estimate(
 ) -> Estimate:
     """Estimate the kernel of one LR image, and its HR image where that is wanted.
 
-    The kernel is estimated on the most textured crop; where that is the whole image, the forward model has its
-    circular border, elsewhere the LR pixels that see beyond the crop are left out of the loss. A wanted image that
+    The kernel is estimated on a crop; where that is the whole image, the forward model has its circular border,
+    elsewhere the LR pixels that see beyond the crop are left out of the loss. A wanted image that
     the joint fit does not cover is fitted to the whole picture afterwards, with the kernel found.
 
     Args:
@@ -151,7 +153,8 @@ def estimate(
             f"the picture ({width}×{height}) is too small: at x{scale_factor} it needs at least "
             f"{-(-side // scale_factor)} pixels on each side to hold the {side}×{side} kernel"
         )
-    crop = textured_crop(lr, settings.crop // scale_factor)
+    take = textured_crop if settings.crop_position == "texture" else centre_crop
+    crop = take(lr, settings.crop // scale_factor)
     whole = crop.shape == lr.shape
     decode, kernel_optimizer = _searched_kernel(model, prior, side, settings.kernel_rate, generator, device)
     total = settings.iterations * (1 if whole or not want_image else 2)

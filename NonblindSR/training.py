@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blindsr.checkpoints import load_checkpoint, save_checkpoint
-from blindsr.degradation import add_noise, degrade, modcrop
+from blindsr.degradation import add_noise, centre_crop, degrade, modcrop
 from blindsr.images import is_image_name, read_image, to_uint8
 from blindsr.initialization import draw_parameters
 from blindsr.kernels import random_kernels
@@ -193,7 +193,7 @@ def train(
             f"{len(images)} pictures, of which {settings.held_out} are held out: use more, or a smaller --held-out"
         )
     images, validation = images[: -settings.held_out], images[-settings.held_out :]
-    validation = [_centre_crop(image, 192) for image in validation]
+    validation = [centre_crop(image, 192) for image in validation]
     generator = torch.Generator().manual_seed(settings.seed)
     net = USRNet()
     identity_start(net, generator)
@@ -272,11 +272,6 @@ def train(
             if on_validation is not None:
                 on_validation(entry)
     return average
-
-
-def _centre_crop(image: Tensor, side: int) -> Tensor:
-    top, left = (max(0, (length - side) // 2) for length in image.shape[-2:])
-    return image[..., top : top + side, left : left + side]
 
 
 def _eight_bit(lr: Tensor) -> Tensor:

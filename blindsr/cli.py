@@ -149,7 +149,7 @@ def run_estimator(
             progress=progress,
         ):
             results.append(result)
-            bar.write(_line(result))
+            bar.write(_line(result), file=sys.stdout if result.error is None else sys.stderr)
     done = [result for result in results if result.error is None]
     if len(done) > 1 and any(result.psnr is not None for result in done):
         print(_mean_line(done))

@@ -4,13 +4,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["add_noise", "border", "degrade", "modcrop"]
+__all__ = ["add_noise", "border", "centre_crop", "degrade", "modcrop"]
 
 
 def modcrop(image: Tensor, scale_factor: int) -> Tensor:
     """Drop rows at the bottom and columns at the right until both sides are multiples of ``scale_factor``."""
     height, width = image.shape[-2:]
     return image[..., : height - height % scale_factor, : width - width % scale_factor]
+
+
+def centre_crop(image: Tensor, side: int) -> Tensor:
+    """The middle side×side window of …×h×w, smaller where the image is."""
+    top, left = (max(0, (length - side) // 2) for length in image.shape[-2:])
+    return image[..., top : top + side, left : left + side]
 
 
 def border(side: int, scale_factor: int) -> int:

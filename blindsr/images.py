@@ -122,4 +122,4 @@ def read_kernel(path: Path) -> Tensor:
 def write_kernel(path: Path, kernel: Tensor) -> None:
     """Write a 1×1×k×k kernel as the variable ``Kernel`` (float64) of a MATLAB file, whole or not at all."""
     with write_whole(path) as temporary:
-        scipy.io.savemat(str(temporary), {"Kernel": kernel.detach()[0, 0].double().cpu().numpy()})
+        scipy.io.savemat(str(temporary), {"Kernel": kernel.detach()[0, 0].cpu().double().numpy()})

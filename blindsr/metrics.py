@@ -49,5 +49,5 @@ def kernel_psnr(kernel: Tensor, reference: Tensor) -> float:
             f"the kernel has side {kernel.shape[-1]}, the true one {reference.shape[-1]}; "
             "compare kernels of the same scale factor"
         )
-    error = float((kernel.double().cpu() - reference.double().cpu()).square().mean())
+    error = float((kernel.cpu().double() - reference.cpu().double()).square().mean())
     return float("inf") if error == 0 else float(-10 * np.log10(error))
