@@ -1,5 +1,9 @@
 # Source this from the repository's root: it installs the project into the virtual environment that is active,
 # or into .venv (made if need be, and activated) where none is. VENV=... chooses another place.
+[ -f requirements.txt ] || {
+    echo "error: source setup.sh from the repository's root" >&2
+    return 2
+}
 if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
     VENV="${VENV:-.venv}"
     if [ ! -f "$VENV/bin/activate" ]; then

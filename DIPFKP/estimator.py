@@ -1,5 +1,6 @@
 """DIP-FKP: a deep image prior and a kernel prior fitted jointly to one LR image (FKP, section 3.3)."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blindsr.checks import require_positive
 from blindsr.degradation import border, centre_crop, degrade
 from blindsr.estimation import Estimate, OnStep
 from blindsr.initialization import draw_parameters
@@ -43,6 +45,16 @@ class DIPSettings:
     """Learning rate of Adam for the image network (paper: 5e-3)."""
     kernel_rate: float = 0.5
     """Learning rate of spherical Adam for the latent code (paper: 0.5)."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "iterations", "crop", "image_rate", "kernel_rate")
+        if self.channels < 2:
+            raise ValueError(f"--channels {self.channels}: must be at least 2")
+        if self.frozen_iterations >= self.iterations:
+            raise ValueError(
+                f"--iterations {self.iterations}: the kernel does not move in the first {self.frozen_iterations}; "
+                "use more, or fewer --frozen-iterations"
+            )
 
 
 PRESETS = {
@@ -154,7 +166,10 @@ def estimate(
             f"{-(-side // scale_factor)} pixels on each side to hold the {side}×{side} kernel"
         )
     take = textured_crop if settings.crop_position == "texture" else centre_crop
-    crop = take(lr, settings.crop // scale_factor)
+    outside = border(side, scale_factor)
+    crop = take(lr, max(settings.crop // scale_factor, -(-side // scale_factor), 2 * outside + 1))
+    if min(crop.shape[-2:]) <= 2 * outside:
+        crop = lr  # too thin for a crop whose border does not count: the whole picture, with a circular one
     whole = crop.shape == lr.shape
     decode, kernel_optimizer = _searched_kernel(model, prior, side, settings.kernel_rate, generator, device)
     total = settings.iterations * (1 if whole or not want_image else 2)
@@ -162,6 +177,8 @@ def estimate(
 
     def advance(loss: Tensor) -> None:
         losses.append(float(loss))
+        if not math.isfinite(losses[-1]):
+            raise ValueError("the fit diverged; use a smaller --image-rate or --kernel-rate")
         if on_step is not None:
             on_step(len(losses), total, losses[-1])
 

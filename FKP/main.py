@@ -71,8 +71,9 @@ def main() -> int:
         path = options.restore_file or pretrained_path(f"FKP_x{options.sf}.pt")
         prior = KernelPrior.from_pretrained(options.sf, path)
         print(f"weights: {path}")
+    prior = prior.to(pick_device(options.device))
     if options.train or options.evaluate:
-        kernels = validation_kernels(options.sf)
+        kernels = validation_kernels(options.sf).to(prior.base_dist_mean.device)
         nll, error = negative_log_likelihood(prior, kernels)
         print(f"x{options.sf}: -log p = {nll:.3f} ± {error:.3f} nats per kernel ({len(kernels)} kernels)")
     if options.train or options.generate:

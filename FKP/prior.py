@@ -51,7 +51,7 @@ class KernelPrior(nn.Module):
         self.net = NormalizingFlow(self.dimension, hidden=min(5 * (scale_factor + 1), 25))
 
     @classmethod
-    def from_pretrained(cls, scale_factor: int, path: Path | None = None) -> "KernelPrior":
+    def from_pretrained(cls, scale_factor: int, path: str | Path | None = None) -> "KernelPrior":
         """The prior with weights from ``path``, official files included, or with the shipped ones.
 
         In evaluation mode, with parameters that require no gradient.
@@ -59,7 +59,7 @@ class KernelPrior(nn.Module):
         Raises:
             FileNotFoundError, ValueError: there is no such file, or it holds other weights (another scale, say).
         """
-        path = path or pretrained_path(f"FKP_x{scale_factor}.pt")
+        path = Path(path or pretrained_path(f"FKP_x{scale_factor}.pt"))
         checkpoint = load_checkpoint(path)
         state = checkpoint.get("model_state")
         what = f"x{scale_factor} kernel prior"
@@ -77,13 +77,19 @@ class KernelPrior(nn.Module):
         return prior.eval().requires_grad_(False)
 
     def _to_logits(self, kernels: Tensor, generator: torch.Generator | None) -> Tensor:
+        if kernels.shape[1:] != (1, self.side, self.side):
+            shape = "×".join(map(str, kernels.shape))
+            raise ValueError(
+                f"kernels of shape {shape}; the x{self.scale_factor} prior takes N×1×{self.side}×{self.side}"
+            )
         flat = kernels.flatten(1).clamp(min=0) / self.normalization
         if generator is None:
             flat = flat + 0.5 * DEQUANTISATION
         else:
             noise = torch.rand(flat.shape, generator=generator, device=generator.device).to(flat)
             flat = flat + DEQUANTISATION * noise
-        return torch.logit(self.alpha + (1 - 2 * self.alpha) * flat)
+        # No Gaussian of the scale's range reaches 1; what does (a single peak, say) gets a finite, low density.
+        return torch.logit(self.alpha + (1 - 2 * self.alpha) * flat.clamp(max=1))
 
     def _from_logits(self, logits: Tensor) -> Tensor:
         flat = self.normalization * (torch.sigmoid(logits) - self.alpha) / (1 - 2 * self.alpha)

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blindsr.checkpoints import load_checkpoint, save_checkpoint
+from blindsr.checkpoints import check_resumable, load_checkpoint, save_checkpoint
+from blindsr.checks import require_positive
 from blindsr.initialization import draw_parameters
 from blindsr.kernels import gaussian_kernels, kernel_side, random_kernels, variance_range
 from FKP.flow import FlowBatchNorm
@@ -39,6 +40,11 @@ class TrainingSettings:
     """Epochs between validations and checkpoints."""
     seed: int = 0
     """Seed of the initial weights and of every draw."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "epochs", "kernels_per_epoch", "learning_rate", "validate_every")
+        if self.batch < 2:
+            raise ValueError("--batch must be at least 2: batch normalisation needs a variance")
 
 
 def validation_kernels(scale_factor: int) -> Tensor:
@@ -86,7 +92,7 @@ def negative_log_likelihood(prior: KernelPrior, kernels: Tensor, seed: int = 0) 
     was_training = prior.training
     prior.eval()
     generator = torch.Generator().manual_seed(seed)
-    values = -torch.cat([prior.log_prob(chunk, generator) for chunk in kernels.split(CHUNK)]).double()
+    values = -torch.cat([prior.log_prob(chunk, generator) for chunk in kernels.split(CHUNK)]).cpu().double()
     prior.train(was_training)
     return float(values.mean()), float(2 * values.std() / math.sqrt(len(values)))
 
@@ -120,18 +126,20 @@ def train(
     optimizer = torch.optim.Adam(
         prior.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
-    milestones = [settings.epochs * tenth // 10 for tenth in (4, 5, 6, 7, 8, 9)]
+    milestones = [max(1, settings.epochs * tenth // 10) for tenth in (4, 5, 6, 7, 8, 9)]
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.5)
     validation = validation_kernels(scale_factor).to(device)
     identity = {**asdict(settings), "scale_factor": scale_factor}
-    first, best = 0, math.inf
+    best_path = folder / f"FKP_x{scale_factor}_best.pt"
+    first, best, best_state = 0, math.inf, prior.state_dict()
 
     if resume is not None:
         state = load_checkpoint(resume)
-        if state.get("settings") != identity:
-            raise ValueError(
-                f"{resume}: was not made by --train with these settings and scale; repeat them, or start afresh"
-            )
+        check_resumable(state, identity, resume)
+        if state["epoch"] >= settings.epochs:
+            raise ValueError(f"{resume}: this training is finished; its best weights lie beside it")
+        save_checkpoint(best_path, {"model_state": state["best_state"]})
+        best_state = state["best_state"]
         prior.load_state_dict(state["model_state"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
@@ -154,13 +162,15 @@ def train(
                 steps += 1
         schedule.step()
         entry: dict[str, Any] = {"epoch": epoch + 1, "loss": float(total) / steps}
+        if not math.isfinite(entry["loss"]):
+            raise ValueError(f"the training diverged in epoch {epoch + 1}; use a smaller --learning-rate")
         if (epoch + 1) % settings.validate_every == 0 or epoch + 1 == settings.epochs:
             calibrate(prior, torch.Generator(device).manual_seed(settings.seed + 1))
             entry["nll"], entry["error"] = negative_log_likelihood(prior, validation)
             weights = {key: value.cpu() for key, value in prior.state_dict().items()}
             if entry["nll"] < best:
-                best = entry["nll"]
-                save_checkpoint(folder / f"FKP_x{scale_factor}_best.pt", {"model_state": weights})
+                best, best_state = entry["nll"], weights
+                save_checkpoint(best_path, {"model_state": weights})
             save_checkpoint(
                 folder / f"FKP_x{scale_factor}_last.pt",
                 {
@@ -171,6 +181,7 @@ def train(
                     "settings": identity,
                     "epoch": epoch + 1,
                     "best": best,
+                    "best_state": best_state,
                 },
             )
         if on_epoch is not None:

@@ -1,5 +1,6 @@
 """Train USRNet on a folder of photographs, or evaluate it with the true kernels of a dataset."""
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -77,12 +78,17 @@ def run_training(options: Options) -> int:
 def run_evaluation(options: Options) -> int:
     items = find_items(options.dataset, options.model, options.sf)
     net = USRNet.from_pretrained(options.path_nonblind).to(pick_device(options.device))
-    scores = evaluate(net, items, options.sf, options.sigma / 255)
-    for name, (psnr, ssim) in scores.items():
-        print(f"{name:>20}  {psnr:.2f} dB  {ssim:.4f}")
-    mean_psnr, mean_ssim = (sum(values) / len(scores) for values in zip(*scores.values(), strict=True))
-    print(f"{'mean':>20}  {mean_psnr:.2f} dB  {mean_ssim:.4f}")
-    return 0
+    scores = []
+    for name, score in evaluate(net, items, options.sf, options.sigma / 255):
+        if isinstance(score, str):
+            print(f"error: {score}", file=sys.stderr)
+        else:
+            scores.append(score)
+            print(f"{name:>20}  {score[0]:.2f} dB  {score[1]:.4f}")
+    if scores:
+        mean_psnr, mean_ssim = (sum(values) / len(scores) for values in zip(*scores, strict=True))
+        print(f"{'mean':>20}  {mean_psnr:.2f} dB  {mean_ssim:.4f}")
+    return 0 if len(scores) == len(items) else 2
 
 
 def main() -> int:

@@ -1,5 +1,6 @@
 """Training USRNet: patches, kernels and noise drawn on the fly from a folder of photographs."""
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -12,13 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blindsr.checkpoints import load_checkpoint, save_checkpoint
+from blindsr.checkpoints import check_resumable, load_checkpoint, save_checkpoint
+from blindsr.checks import require_positive
 from blindsr.degradation import add_noise, centre_crop, degrade, modcrop
 from blindsr.images import is_image_name, read_image, to_uint8
 from blindsr.initialization import draw_parameters
-from blindsr.kernels import random_kernels
+from blindsr.kernels import kernel_side, random_kernels
 from blindsr.metrics import psnr_ssim_y
 from NonblindSR.usrnet import USRNet
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["TrainingSettings", "read_images", "train", "validate"]
 
@@ -54,6 +58,15 @@ class TrainingSettings:
     seed: int = 0
     """Seed of the initial weights and of every draw."""
 
+    def __post_init__(self) -> None:
+        require_positive(self, "steps", "batch", "learning_rate", "validate_every", "held_out", "clip")
+        for scale_factor in self.scales:
+            if self.patch - self.patch % scale_factor < kernel_side(scale_factor):
+                side = kernel_side(scale_factor)
+                raise ValueError(
+                    f"--patch {self.patch}: too small for the {side}×{side} kernels of --scales {scale_factor}"
+                )
+
 
 def read_images(folder: Path, side: int) -> list[Tensor]:
     """Read the pictures of a folder (and its subfolders) as C×H×W uint8, leaving out those smaller than ``side``.
@@ -64,8 +77,15 @@ def read_images(folder: Path, side: int) -> list[Tensor]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; name one with photographs to train on")
     paths = sorted(path for path in folder.rglob("*") if is_image_name(path))
-    images = [torch.from_numpy(to_uint8(read_image(path)).transpose(2, 0, 1).copy()) for path in paths]
-    images = [image for image in images if min(image.shape[1:]) >= side]
+    images = []
+    for path in paths:
+        try:
+            image = torch.from_numpy(to_uint8(read_image(path)).transpose(2, 0, 1).copy())
+        except ValueError as error:
+            logger.warning("left out: %s", error)
+            continue
+        if min(image.shape[1:]) >= side:
+            images.append(image)
     if not images:
         raise FileNotFoundError(f"{folder}: holds no picture of at least {side}×{side} pixels")
     return images
@@ -203,12 +223,15 @@ def train(
     optimizer = torch.optim.Adam(net.parameters(), lr=settings.learning_rate)
     source = PatchSource(images, settings, device)
     start, best, log = 0, -math.inf, []
+    # Draws depend on the pictures: another folder must not pass for the same run.
+    identity = {**_plain(settings), "pictures": [len(images), sum(int(image.sum()) for image in images)]}
 
     if resume is not None:
         state = load_checkpoint(resume)
+        check_resumable(state, identity, resume)
+        if state.get("step", 0) >= settings.steps:
+            raise ValueError(f"{resume}: this training is finished; its weights lie beside it")
         try:
-            if state["settings"] != _plain(settings):
-                raise ValueError(f"{resume}: was made with other settings; repeat them, or start afresh")
             net.load_state_dict(state["net"])
             average.load_state_dict(state["average"])
             optimizer.load_state_dict(state["optimizer"])
@@ -237,6 +260,8 @@ def train(
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 - decay)
         losses.append(float(loss.detach()))
+        if not math.isfinite(losses[-1]):
+            raise ValueError(f"the training diverged at step {step + 1}; use a smaller --learning-rate")
         if on_step is not None:
             on_step(step + 1, losses[-1])
 
@@ -259,7 +284,7 @@ def train(
             save_checkpoint(
                 folder / "last.pt",
                 {
-                    "settings": _plain(settings),
+                    "settings": identity,
                     "net": net.state_dict(),
                     "average": average.state_dict(),
                     "optimizer": optimizer.state_dict(),

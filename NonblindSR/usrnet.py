@@ -194,13 +194,13 @@ class USRNet(nn.Module):
         self.h = HyPaNet(2 * iterations)
 
     @classmethod
-    def from_pretrained(cls, path: Path | None = None) -> "USRNet":
+    def from_pretrained(cls, path: str | Path | None = None) -> "USRNet":
         """The network with weights from ``path``, or with the shipped ones, in evaluation mode.
 
         Raises:
             FileNotFoundError, ValueError: there is no such file, or it holds other weights.
         """
-        path = path or pretrained_path("usrnet_tiny.pth")
+        path = Path(path or pretrained_path("usrnet_tiny.pth"))
         net = cls()
         load_state(net, load_checkpoint(path), path, "USRNet (tiny)")
         return net.eval()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from blindsr.files import write_whole
 
-__all__ = ["load_checkpoint", "load_state", "save_checkpoint"]
+__all__ = ["check_resumable", "load_checkpoint", "load_state", "save_checkpoint"]
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -57,6 +57,23 @@ def load_state(module: nn.Module, state: dict[str, Tensor], path: Path, what: st
     if unknown:
         raise ValueError(f"{path}: not the weights of a {what} ('{unknown[0]}' is unknown)")
     module.load_state_dict(state)
+
+
+def check_resumable(state: dict[str, Any], settings: dict[str, Any], path: Path) -> None:
+    """Check that a run can go on from ``state``, a checkpoint with the ``settings`` it was made with.
+
+    Raises:
+        ValueError: it holds none, or other ones; names the first that differs.
+    """
+    made_with = state.get("settings")
+    if not isinstance(made_with, dict):
+        raise ValueError(f"{path}: nothing to resume from; name the last checkpoint of a training")
+    for key in sorted(settings.keys() | made_with.keys()):
+        if settings.get(key) != made_with.get(key):
+            raise ValueError(
+                f"{path}: was made with other settings ({key} {made_with.get(key)}, now {settings.get(key)}); "
+                "repeat them, or start afresh"
+            )
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Annotated, Literal, TypeVar
 import numpy as np
 import tyro
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from blindsr.datasets import Item, find_items, input_items
 from blindsr.devices import DeviceName, pick_device
@@ -45,7 +47,7 @@ class EstimatorOptions:
     path_nonblind: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Weights of USRNet; without it, the shipped data/pretrained_models/usrnet_tiny.pth."""
     seed: int = 0
-    """Seed of every random number; the same seed gives the same result."""
+    """Seed of every random number; on one CPU the same seed gives the same result."""
     device: DeviceName = "auto"
     """Where to compute; auto takes CUDA or MPS where there is one."""
 
@@ -119,12 +121,24 @@ def run_estimator(
     for item in items:
         if item.lr.resolve().parent == folder:
             raise ValueError(f"--output-dir {folder}: holds the input pictures; choose another folder")
+    _require_distinct_names(items)
+    if not 0 <= options.seed < 2**63:
+        raise ValueError(f"--seed {options.seed}: must lie between 0 and 2^63 − 1")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"--output-dir {folder}: cannot be made ({error.strerror}); choose another folder"
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"--output-dir {folder}: cannot be written to; choose another folder")
     replaced = [item.name for item in items if (folder / f"{item.name}.png").exists()]
     if replaced:
         print(f"note: {folder} holds earlier results; {len(replaced)} of them will be replaced", file=sys.stderr)
 
     results: list[Result] = []
-    with tqdm(bar_format="{desc} {percentage:3.0f}%|{bar}| {n}/{total} [{elapsed}<{remaining}{postfix}]") as bar:
+    bar_format = "{desc} {percentage:3.0f}%|{bar}| {n}/{total} [{elapsed}<{remaining}{postfix}]"
+    with tqdm(total=1, bar_format=bar_format, delay=0.1) as bar, logging_redirect_tqdm():
 
         def progress(item: Item) -> OnStep:
             bar.reset()
@@ -159,6 +173,16 @@ def run_estimator(
         print(f"{len(results) - len(done)} of {len(results)} pictures failed", file=sys.stderr)
         return 2
     return 0
+
+
+def _require_distinct_names(items: list[Item]) -> None:
+    """Raise ValueError where two pictures' results would replace each other, on any file system."""
+    outputs: dict[str, Item] = {}
+    for item in items:
+        for name in (item.name, f"{item.name}_kernel"):
+            other = outputs.setdefault(name.casefold(), item)
+            if other is not item:
+                raise ValueError(f"{item.lr}: its results would replace those of {other.lr}; rename one of them")
 
 
 def _line(result: Result) -> str:

@@ -37,7 +37,8 @@ def dataset_folder(dataset: str) -> Path:
         FileNotFoundError: neither exists.
     """
     named = DATA / "datasets" / dataset
-    for folder in (named, Path(dataset)):
+    a_path = dataset in (".", "..") or len(Path(dataset).parts) > 1
+    for folder in (Path(dataset), named) if a_path else (named, Path(dataset)):
         if dataset and folder.is_dir():
             return folder.resolve()
     raise FileNotFoundError(
@@ -134,6 +135,12 @@ def prepare(
         raise ValueError(
             f"--sf {scale_factor}: KernelGANFKP exists for 2 and, by the analytic x2 → x4 kernel, for 4 only"
         )
+    if not 0 <= kernel_noise <= 1:
+        raise ValueError(f"--noise-ker {kernel_noise}: must lie between 0 and 1")
+    if image_noise < 0:
+        raise ValueError(f"--noise-im {image_noise}: must not be negative")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"--seed {seed}: must lie between 0 and 2^32 − 1")
     rng = np.random.RandomState(seed)
     paths = picture_paths(folder / "HR")
     twice = [stem for stem, count in Counter(path.stem for path in paths).items() if count > 1]
@@ -151,7 +158,8 @@ def prepare(
             write_image(folder / f"{model}_lr_x{scale_factor}" / f"{path.stem}.png", pixels)
             yield path, None
         except (ValueError, OSError) as error:
-            yield path, str(error) if str(path) in str(error) else f"{path}: {error}"
+            message = str(error) if str(path) in str(error) else f"{path}: {error}"
+            yield path, f"{message} (its draws are missing: later pictures get other kernels than the published)"
 
 
 def _test_kernel(rng: np.random.RandomState, model: DataModel, scale_factor: int, noise: float) -> Tensor:

@@ -24,6 +24,10 @@ _SUFFIXES = {
 }  # fmt: skip
 
 
+# Decoded twice, by Pillow for completeness; formats that start other programs (EPS, say) are not among them.
+_CHECKED_FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "DIB", "PPM", "GIF", "JPEG2000", "AVIF", "SUN")
+
+
 def is_image_name(path: Path) -> bool:
     """Whether the name is that of a picture (hidden files are none)."""
     return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
@@ -32,13 +36,13 @@ def is_image_name(path: Path) -> bool:
 def _check_complete(path: Path) -> None:
     """Raise ValueError if the file breaks off. OpenCV fills what is missing of a JPEG with grey, silently."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_CHECKED_FORMATS) as image:
             image.load()
-            if "A" in image.getbands() and np.asarray(image.getchannel("A")).min() < 255:
+            if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
                 log.warning("%s: transparency is dropped, the colours are kept as they are", path)
     except UnidentifiedImageError:
         return  # a format only OpenCV knows, or no picture at all: OpenCV will tell
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders raise whatever they stumble on
         raise ValueError(f"{path}: the picture cannot be decoded ({error}); fetch or export it again") from error
 
 
@@ -104,7 +108,7 @@ def read_kernel(path: Path) -> Tensor:
         ValueError: not a MATLAB file, or no square ``Kernel`` of odd side with finite values and a positive sum.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such kernel file")
+        raise FileNotFoundError(f"{path}: no such kernel file; run prepare_dataset.py, or use --real")
     try:
         content = scipy.io.loadmat(str(path), variable_names=["Kernel"])
     except Exception as error:  # scipy raises whatever its parser stumbles on

@@ -69,22 +69,25 @@ def process(
             on_step = progress(item) if progress is not None else None
             estimate = estimator(lr, scale_factor, seed=seed, on_step=on_step)
             pixels = to_uint8(_image(estimate, lr, scale_factor, nonblind, sigma))
+            psnr, ssim = (None, None) if hr is None else psnr_ssim_y(pixels, hr, scale_factor)
+            kernel_score = None if true_kernel is None else kernel_psnr(estimate.kernel, true_kernel)
             write_kernel(folder / f"{item.name}.mat", estimate.kernel)
             kernels = {"estimated": estimate.kernel}
             if true_kernel is not None:
                 kernels = {"true": true_kernel, **kernels}
             save_kernel_comparison(folder / f"{item.name}_kernel.png", kernels)
             write_image(folder / f"{item.name}.png", pixels)
-            psnr, ssim = (None, None) if hr is None else psnr_ssim_y(pixels, hr, scale_factor)
             yield Result(
                 item=item,
                 psnr=psnr,
                 ssim=ssim,
-                kernel_psnr=None if true_kernel is None else kernel_psnr(estimate.kernel, true_kernel),
+                kernel_psnr=kernel_score,
                 seconds=estimate.seconds,
             )
-        except (ValueError, OSError) as error:
-            message = " ".join(str(error).split())
+        except (ValueError, OSError, RuntimeError, MemoryError) as error:
+            message = " ".join(str(error).split()) or "out of memory"
+            if isinstance(error, RuntimeError | MemoryError) and "memory" in message:
+                message = f"not enough memory for a picture of this size; use a smaller one ({message[:80]})"
             known = any(str(path) in message for path in (item.lr, item.hr, item.kernel) if path is not None)
             yield Result(item=item, error=message if known else f"{item.lr}: {message}")
 

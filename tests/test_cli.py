@@ -130,8 +130,34 @@ def test_bad_options_and_files_are_one_line(tmp_path, own, evil_pickle):
     assert not (tmp_path / "out").exists()
 
 
+def test_results_never_replace_each_other(own):
+    shutil.copy(own / "photo.png", own / "photo_kernel.png")
+    refused(command("DIPFKP", "--SR", "-i", own, "-o", own.parent / "out", *QUICK), "photo_kernel.png", "rename")
+    assert not (own.parent / "out").exists()
+
+
+def test_an_unusable_output_folder_is_told_before_the_work(own):
+    (own.parent / "file").touch()
+    refused(command("DIPFKP", "--SR", "-i", own, "-o", own.parent / "file"), "--output-dir", own.parent / "file")
+
+
+def test_a_thin_picture_is_estimated_whole(own):
+    cv2.imwrite(str(own / "photo.png"), cv2.imread(str(own / "photo.png"))[:7])
+    done = command("DIPFKP", "--SR", "--sf", 2, "-i", own, "-o", own.parent / "out", *QUICK)
+    assert done.returncode == 0, done.stderr
+    assert cv2.imread(str(own.parent / "out" / "photo.png")).shape == (14, 128, 3)
+
+
 def test_unknown_options_and_choices_exit_with_2():
-    for arguments in (["--sf", 5], ["--bogus"], ["--preset", "fast"], ["--preset"], ["--model", "USRNet"]):
+    for arguments in (
+        ["--sf", 5],
+        ["--bogus"],
+        ["--preset", "fast"],
+        ["--preset"],
+        ["--model", "USRNet"],
+        ["--iterations", 0],
+        ["--iterations", 20],
+    ):
         done = command("DIPFKP", *arguments)
         assert done.returncode == 2
         assert "Traceback" not in done.stderr

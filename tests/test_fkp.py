@@ -161,6 +161,23 @@ def test_a_resumed_training_is_exactly_the_unbroken_one(tmp_path):
         assert torch.equal(a, b), name
 
 
+def test_a_finished_training_is_not_resumed(tmp_path):
+    train(2, SHORT, tmp_path, torch.device("cpu"))
+    with pytest.raises(ValueError, match="finished"):
+        train(2, SHORT, tmp_path, torch.device("cpu"), resume=tmp_path / "FKP_x2_last.pt")
+
+
+def test_density_of_a_single_peak_is_finite_and_low():
+    prior = KernelPrior.from_pretrained(2)
+    peak = torch.zeros(1, 1, 11, 11)
+    peak[..., 5, 5] = 1
+    usual = random_kernels(20, 2, torch.Generator().manual_seed(0))
+    assert torch.isfinite(prior.log_prob(peak)).all()
+    assert prior.log_prob(peak) < prior.log_prob(usual).min()
+    with pytest.raises(ValueError, match="takes N×1×11×11"):
+        prior.log_prob(torch.rand(1, 1, 15, 15))
+
+
 def test_resuming_with_other_settings_is_refused(tmp_path):
     train(2, TrainingSettings(epochs=1, kernels_per_epoch=200), tmp_path, torch.device("cpu"))
     with pytest.raises(ValueError, match=r"FKP_x2_last\.pt"):

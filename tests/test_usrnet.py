@@ -102,7 +102,7 @@ def test_with_the_published_arithmetic_the_released_images_come_out(
 )
 def test_official_weights_and_true_kernels_give_the_published_scores(reference, official, scale_factor, psnr, ssim):
     scores = evaluate(official, find_items(str(reference / "Set5"), "DIPFKP", scale_factor), scale_factor)
-    mean = np.mean(list(scores.values()), axis=0)
+    mean = np.mean([score for _, score in scores], axis=0)
     assert mean[0] == pytest.approx(psnr, abs=0.0151)
     assert mean[1] == pytest.approx(ssim, abs=2e-4)
 
@@ -201,3 +201,5 @@ def test_resuming_with_other_settings_is_refused(tmp_path, photos):
     other = TrainingSettings(steps=8, batch=2, patch=24, held_out=1)
     with pytest.raises(ValueError, match=r"last\.pt"):
         train(photos, other, tmp_path, torch.device("cpu"), resume=tmp_path / "last.pt")
+    with pytest.raises(ValueError, match="pictures"):
+        train(photos[:2], SHORT, tmp_path, torch.device("cpu"), resume=tmp_path / "last.pt")
