@@ -22,6 +22,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path}: no such weights; train them, or name other ones")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # a damaged pickle can raise almost anything
         raise ValueError(
             f"{path}: not a file of plain tensors, so it is not loaded (damaged, or it holds code); "

@@ -206,8 +206,7 @@ def test_prior_command(tmp_path):
     assert cv2.imread(str(tmp_path / "FKP_x2_samples.png")) is not None
     arguments = ["--train", "--sf", 2, "--epochs", 2, "--kernels-per-epoch", 500, "--validate-every", 1]
     assert command("FKP", *arguments, "-o", tmp_path).returncode == 0
-    resumed = command("FKP", *arguments, "-o", tmp_path, "--restore_file", tmp_path / "FKP_x2_last.pt")
-    assert resumed.returncode == 0, resumed.stderr
+    refused(command("FKP", *arguments, "--restore_file", tmp_path / "FKP_x2_last.pt"), "FKP_x2_last.pt")
     refused(command("FKP", "--evaluate", "--restore_file", tmp_path / "absent.pt"), "absent.pt")
 
 
