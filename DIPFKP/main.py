@@ -15,7 +15,7 @@ import tyro
 from blindsr.cli import EstimatorOptions, parse, peek, run, run_estimator
 from blindsr.devices import pick_device
 from DIPFKP.estimator import PRESETS, DIPSettings, KernelModel, estimate
-from FKP import KernelPrior
+from FKP import KernelPredictor, KernelPrior
 from NonblindSR.usrnet import USRNet
 
 
@@ -27,6 +27,8 @@ class Options(EstimatorOptions):
     """DIPFKP, or a baseline without the kernel prior: DIPSoftmax, DoubleDIP."""
     path_KP: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Weights of the kernel prior; without it, the shipped data/pretrained_models/FKP_x<sf>.pt."""
+    path_predictor: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Weights of the predictor of the start; without it, the shipped data/pretrained_models/kernel_predictor.pth."""
     preset: Literal["default", "paper"] = "default"
     """Settings: default (fast), or paper (1000 iterations of the large network). Options below override it."""
     settings: DIPSettings = field(default_factory=DIPSettings)
@@ -37,12 +39,19 @@ def main() -> int:
     default = Options(settings=PRESETS.get(preset, PRESETS["default"]))
     options = parse(Options, __doc__ or "", default)
     device = pick_device(options.device)
-    prior = None
+    prior = predictor = None
     if options.model == "DIPFKP":
         prior = KernelPrior.from_pretrained(options.sf, options.path_KP).to(device)
+        if options.settings.start == "predicted":
+            predictor = KernelPredictor.from_pretrained(options.path_predictor).to(device)
     nonblind = USRNet.from_pretrained(options.path_nonblind).to(device) if options.SR else None
     estimator = partial(
-        estimate, prior=prior, settings=options.settings, model=options.model, want_image=not options.SR
+        estimate,
+        prior=prior,
+        predictor=predictor,
+        settings=options.settings,
+        model=options.model,
+        want_image=not options.SR,
     )
     return run_estimator(options, "DIPFKP", options.model, estimator, nonblind)
 

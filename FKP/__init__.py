@@ -1,5 +1,6 @@
-"""The flow-based kernel prior (Liang et al., CVPR 2021)."""
+"""The flow-based kernel prior (Liang et al., CVPR 2021), and a predictor of kernels to start its search from."""
 
+from FKP.predictor import KernelPredictor
 from FKP.prior import KernelPrior, SphericalAdam, project_to_sphere
 
-__all__ = ["KernelPrior", "SphericalAdam", "project_to_sphere"]
+__all__ = ["KernelPredictor", "KernelPrior", "SphericalAdam", "project_to_sphere"]

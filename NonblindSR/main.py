@@ -12,8 +12,9 @@ from blindsr.cli import parse, run
 from blindsr.datasets import find_items
 from blindsr.devices import DeviceName, pick_device
 from blindsr.paths import RUNS
+from blindsr.training import read_photographs
 from NonblindSR.evaluation import evaluate
-from NonblindSR.training import TrainingSettings, read_images, train
+from NonblindSR.training import TrainingSettings, train
 from NonblindSR.usrnet import USRNet
 
 
@@ -50,7 +51,7 @@ def run_training(options: Options) -> int:
     if options.images is None:
         raise ValueError("--train needs --images DIR, a folder of photographs")
     settings = options.training
-    images = read_images(options.images, settings.patch)
+    images = read_photographs(options.images, settings.patch)
     print(f"{len(images)} pictures from {options.images}")
     with tqdm(total=settings.steps, unit="step", smoothing=0.05) as bar:
 
@@ -59,7 +60,7 @@ def run_training(options: Options) -> int:
             bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
 
         def on_validation(entry: dict[str, Any]) -> None:
-            scores = ", ".join(f"x{s} {psnr:.2f}" for s, psnr in entry["psnr"].items())
+            scores = ", ".join(f"x{s} {psnr:.2f}" for s, psnr in entry["scores"].items())
             bar.write(f"step {entry['step']}: loss {entry['loss']:.5f}, PSNR {scores} dB")
 
         train(

@@ -1,30 +1,25 @@
 """Training USRNet: patches, kernels and noise drawn on the fly from a folder of photographs."""
 
-import logging
 import math
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blindsr.checkpoints import check_resumable, load_checkpoint, save_checkpoint
 from blindsr.checks import require_positive
-from blindsr.degradation import add_noise, centre_crop, degrade, modcrop
-from blindsr.images import is_image_name, read_image, to_uint8
+from blindsr.degradation import add_noise, centre_crop, degrade, modcrop, quantize
+from blindsr.images import to_uint8
 from blindsr.initialization import draw_parameters
 from blindsr.kernels import kernel_side, random_kernels
 from blindsr.metrics import psnr_ssim_y
+from blindsr.training import OnValidation, fit, gains_from_bfloat16, hold_out
 from NonblindSR.usrnet import USRNet
 
-logger = logging.getLogger(__name__)
-
-__all__ = ["TrainingSettings", "read_images", "train", "validate"]
+__all__ = ["TrainingSettings", "train", "validate"]
 
 
 @dataclass(frozen=True)
@@ -66,29 +61,6 @@ class TrainingSettings:
                 raise ValueError(
                     f"--patch {self.patch}: too small for the {side}×{side} kernels of --scales {scale_factor}"
                 )
-
-
-def read_images(folder: Path, side: int) -> list[Tensor]:
-    """Read the pictures of a folder (and its subfolders) as C×H×W uint8, leaving out those smaller than ``side``.
-
-    Raises:
-        FileNotFoundError: the folder does not exist or holds no picture that is large enough.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; name one with photographs to train on")
-    paths = sorted(path for path in folder.rglob("*") if is_image_name(path))
-    images = []
-    for path in paths:
-        try:
-            image = torch.from_numpy(to_uint8(read_image(path)).transpose(2, 0, 1).copy())
-        except ValueError as error:
-            logger.warning("left out: %s", error)
-            continue
-        if min(image.shape[1:]) >= side:
-            images.append(image)
-    if not images:
-        raise FileNotFoundError(f"{folder}: holds no picture of at least {side}×{side} pixels")
-    return images
 
 
 def identity_start(net: USRNet, generator: torch.Generator) -> None:
@@ -154,7 +126,7 @@ class PatchSource:
         noisy = torch.rand(settings.batch, generator=generator) >= settings.noise_free
         sigma = noisy * torch.rand(settings.batch, generator=generator) * settings.sigma_max / 255
         lr = degrade(hr, kernels, scale_factor).cpu()
-        lr = _eight_bit(add_noise(lr, sigma.view(-1, 1, 1, 1), generator)).to(self.device)
+        lr = quantize(add_noise(lr, sigma.view(-1, 1, 1, 1), generator)).to(self.device)
         return lr, hr, kernels, scale_factor, sigma.to(self.device)
 
 
@@ -169,18 +141,11 @@ def validate(net: USRNet, images: list[Tensor], scale_factor: int, device: torch
     for image in images:
         hr = modcrop(image[None].float() / 255, scale_factor)
         kernel = random_kernels(1, scale_factor, generator)
-        lr = _eight_bit(add_noise(degrade(hr, kernel, scale_factor), sigma, generator))
+        lr = quantize(add_noise(degrade(hr, kernel, scale_factor), sigma, generator))
         with torch.no_grad():
             sr = net(lr.to(device), kernel.to(device), scale_factor, sigma)
         scores.append(psnr_ssim_y(to_uint8(sr), to_uint8(hr), scale_factor)[0])
     return float(np.mean(scores))
-
-
-def learning_rate_factor(step: int, settings: TrainingSettings) -> float:
-    """Linear warm-up, then a cosine from 1 to 0.01."""
-    warm = min(1.0, (step + 1) / max(1, settings.warmup))
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / settings.steps)))
-    return warm * (0.01 + 0.99 * cosine)
 
 
 def train(
@@ -190,7 +155,7 @@ def train(
     device: torch.device,
     resume: Path | None = None,
     on_step: Callable[[int, float], None] | None = None,
-    on_validation: Callable[[dict[str, Any]], None] | None = None,
+    on_validation: OnValidation | None = None,
 ) -> USRNet:
     """Train a USRNet; write ``last.pt`` (resumable), ``best.pth`` and ``usrnet_tiny.pth`` into ``folder``.
 
@@ -200,7 +165,7 @@ def train(
         images: pictures, C×H×W uint8; the last ``held_out`` are for validation (their centres) alone.
         resume: a ``last.pt`` to go on from, with the same draws as an unbroken run.
         on_step: called with (step, loss).
-        on_validation: called with the log entry of each validation.
+        on_validation: called with the log entry of each validation; its scores are PSNR in dB.
 
     Returns:
         The averaged network, in evaluation mode.
@@ -208,11 +173,8 @@ def train(
     Raises:
         ValueError: there are too few pictures, or ``resume`` was made with other settings.
     """
-    if len(images) <= settings.held_out:
-        raise ValueError(
-            f"{len(images)} pictures, of which {settings.held_out} are held out: use more, or a smaller --held-out"
-        )
-    images, validation = images[: -settings.held_out], images[-settings.held_out :]
+    pictures = images
+    images, validation = hold_out(images, settings.held_out)
     validation = [centre_crop(image, 192) for image in validation]
     generator = torch.Generator().manual_seed(settings.seed)
     net = USRNet()
@@ -220,98 +182,32 @@ def train(
     net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = USRNet().to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     average.load_state_dict(net.state_dict())
-    optimizer = torch.optim.Adam(net.parameters(), lr=settings.learning_rate)
     source = PatchSource(images, settings, device)
-    start, best, log = 0, -math.inf, []
-    # Draws depend on the pictures: another folder must not pass for the same run.
-    identity = {**_plain(settings), "pictures": [len(images), sum(int(image.sum()) for image in images)]}
-
-    if resume is not None:
-        state = load_checkpoint(resume)
-        check_resumable(state, identity, resume)
-        if state.get("step", 0) >= settings.steps:
-            raise ValueError(f"{resume}: this training is finished; its weights lie beside it")
-        try:
-            net.load_state_dict(state["net"])
-            average.load_state_dict(state["average"])
-            optimizer.load_state_dict(state["optimizer"])
-            generator.set_state(state["generator"])
-            start, best, log = state["step"], state["best"], state["log"]
-        except (KeyError, RuntimeError) as error:
-            raise ValueError(f"{resume}: not a checkpoint of this training; resume from a last.pt") from error
-
-    mixed_precision = _gains_from_bfloat16(device)
+    mixed_precision = gains_from_bfloat16(device)
     if device.type == "cuda":
         net.p.compile()
-    losses = []
-    began = time.perf_counter()
-    for step in range(start, settings.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * learning_rate_factor(step, settings)
+
+    def draw_loss(generator: torch.Generator) -> Tensor:
         lr, hr, kernels, scale_factor, sigma = source.draw(generator)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed_precision):
             sr = net(lr, kernels, scale_factor, sigma)
-        loss = F.l1_loss(sr, hr)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), settings.clip)
-        optimizer.step()
-        decay = min(settings.ema, (1 + step) / (10 + step))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 - decay)
-        losses.append(float(loss.detach()))
-        if not math.isfinite(losses[-1]):
-            raise ValueError(f"the training diverged at step {step + 1}; use a smaller --learning-rate")
-        if on_step is not None:
-            on_step(step + 1, losses[-1])
+        return F.l1_loss(sr, hr)
 
-        if (step + 1) % settings.validate_every == 0 or step + 1 == settings.steps:
-            psnr = {s: validate(average, validation, s, device) for s in sorted(set(settings.scales))}
-            entry = {
-                "step": step + 1,
-                "loss": float(np.mean(losses)),
-                "psnr": psnr,
-                "seconds": time.perf_counter() - began,
-            }
-            losses = []
-            log.append(entry)
-            weights = {key: value.contiguous().cpu() for key, value in average.state_dict().items()}
-            score = float(np.mean(list(psnr.values())))
-            if score > best:
-                best = score
-                save_checkpoint(folder / "best.pth", weights)
-            save_checkpoint(folder / "usrnet_tiny.pth", weights)
-            save_checkpoint(
-                folder / "last.pt",
-                {
-                    "settings": identity,
-                    "net": net.state_dict(),
-                    "average": average.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "generator": generator.get_state(),
-                    "step": step + 1,
-                    "best": best,
-                    "log": log,
-                },
-            )
-            if on_validation is not None:
-                on_validation(entry)
+    def scores() -> dict[int, float]:
+        return {s: validate(average, validation, s, device) for s in sorted(set(settings.scales))}
+
+    fit(
+        net,
+        average,
+        draw_loss,
+        scores,
+        settings,
+        pictures,
+        folder,
+        "usrnet_tiny.pth",
+        generator,
+        resume,
+        on_step,
+        on_validation,
+    )
     return average
-
-
-def _eight_bit(lr: Tensor) -> Tensor:
-    """What an 8-bit file leaves of an image: small as it is, deconvolution amplifies the difference."""
-    return (lr.clamp(0, 1) * 255).round() / 255
-
-
-def _gains_from_bfloat16(device: torch.device) -> bool:
-    """Whether convolutions in bfloat16 are faster there than in float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-def _plain(settings: TrainingSettings) -> dict[str, Any]:
-    """The settings as a checkpoint keeps them: lists instead of tuples survive a restricted load."""
-    return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(settings).items()}

@@ -24,7 +24,7 @@ from blindsr.datasets import find_items
 from blindsr.devices import pick_device
 from blindsr.pipeline import process
 from DIPFKP.estimator import PRESETS, estimate
-from FKP import KernelPrior
+from FKP import KernelPredictor, KernelPrior
 from NonblindSR.usrnet import USRNet
 
 PUBLISHED = {2: "32.34/0.9308", 3: "30.78/0.8840", 4: "29.29/0.8508"}
@@ -55,7 +55,8 @@ def row(options: Options, scale_factor: int, weights: Path | None) -> str:
     )
     prior = KernelPrior.from_pretrained(scale_factor, prior_path).to(device)
     net = USRNet.from_pretrained(net_path).to(device)
-    estimator = partial(estimate, prior=prior, settings=PRESETS[options.preset])
+    predictor = KernelPredictor.from_pretrained().to(device)
+    estimator = partial(estimate, prior=prior, predictor=predictor, settings=PRESETS[options.preset])
     items = find_items(options.dataset, "DIPFKP", scale_factor)
     values = []
     with tempfile.TemporaryDirectory() as folder:

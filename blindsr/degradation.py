@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["add_noise", "border", "centre_crop", "degrade", "modcrop"]
+__all__ = ["add_noise", "border", "centre_crop", "degrade", "modcrop", "quantize"]
 
 
 def modcrop(image: Tensor, scale_factor: int) -> Tensor:
@@ -73,3 +73,8 @@ def add_noise(image: Tensor, sigma: Tensor | float, generator: torch.Generator) 
     """Add white Gaussian noise of standard deviation ``sigma`` (image range, broadcastable)."""
     noise = torch.randn(image.shape, generator=generator, device=image.device, dtype=image.dtype)
     return image + sigma * noise
+
+
+def quantize(image: Tensor) -> Tensor:
+    """What an 8-bit file leaves of an image in [0, 1]: small as it is, deconvolution amplifies the difference."""
+    return (image.clamp(0, 1) * 255).round() / 255

@@ -9,6 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from blindsr.images import read_image
+from blindsr.paths import DATA
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -36,6 +39,12 @@ def picture() -> Tensor:
     noise = torch.rand(72, 96, generator=torch.Generator().manual_seed(0))
     channels = [0.7 * rings + 0.05 * noise, 0.6 * stripes + 0.3 * rings, 0.05 * noise + 0.4 * rings + 0.4 * rows]
     return 0.05 + 0.9 * torch.stack(channels)[None]
+
+
+@pytest.fixture(scope="session")
+def photograph() -> Tensor:
+    """The photograph that ships with the project, 1×3×288×432 float32."""
+    return read_image(DATA / "datasets" / "Test" / "HR" / "chelsea.png")[..., :288, :432]
 
 
 @pytest.fixture

@@ -125,6 +125,7 @@ def test_bad_options_and_files_are_one_line(tmp_path, own, evil_pickle):
     refused(command("DIPFKP", "--path-KP", evil_pickle, *out), "evil.pt", "plain tensors")
     assert not (tmp_path / "executed").exists()
     refused(command("DIPFKP", "--SR", "--path-nonblind", pretrained_path("FKP_x2.pt"), *out), "FKP_x2.pt")
+    refused(command("DIPFKP", "--path-predictor", pretrained_path("FKP_x2.pt"), *out), "FKP_x2.pt", "predictor")
     if not torch.cuda.is_available():
         refused(command("DIPFKP", "--device", "cuda", *out), "--device cuda")
     assert not (tmp_path / "out").exists()
@@ -208,6 +209,21 @@ def test_prior_command(tmp_path):
     assert command("FKP", *arguments, "-o", tmp_path).returncode == 0
     refused(command("FKP", *arguments, "--restore_file", tmp_path / "FKP_x2_last.pt"), "FKP_x2_last.pt")
     refused(command("FKP", "--evaluate", "--restore_file", tmp_path / "absent.pt"), "absent.pt")
+
+
+def test_predictor_command(tmp_path):
+    refused(command("FKP", "--images", tmp_path / "absent", script="train_predictor.py"), "absent")
+    photo = REPOSITORY / "data/datasets/Test/HR/chelsea.png"
+    (tmp_path / "photos").mkdir()
+    for name in ("a.png", "b.png"):
+        shutil.copy(photo, tmp_path / "photos" / name)
+    arguments = ["--images", tmp_path / "photos", "--steps", 2, "--crops", 16, "--pixels", 1024, "--held-out", 1]
+    done = command("FKP", *arguments, "-o", tmp_path / "run", script="train_predictor.py")
+    assert done.returncode == 0, done.stderr
+    weights = tmp_path / "run" / "kernel_predictor.pth"
+    assert str(weights) in done.stdout
+    arguments = ["--SR", "--sf", 4, "-o", tmp_path / "out", "--path-predictor", weights, *QUICK]
+    assert command("DIPFKP", *arguments).returncode == 0
 
 
 def test_nonblind_command(tmp_path, own):

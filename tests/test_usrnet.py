@@ -192,7 +192,7 @@ def test_training_raises_the_validation_score(tmp_path, photos):
     scores = []
     for steps in (1, 40):
         settings = TrainingSettings(steps=steps, batch=2, patch=36, held_out=1, scales=(2,), warmup=5, noise_free=1.0)
-        train(photos, settings, tmp_path, torch.device("cpu"), on_validation=lambda e: scores.append(e["psnr"][2]))
+        train(photos, settings, tmp_path, torch.device("cpu"), on_validation=lambda e: scores.append(e["scores"][2]))
     assert scores[1] > scores[0] + 0.3
 
 

@@ -1,0 +1,188 @@
+"""Predicting a kernel's covariance from an LR image: where a search of the prior's latent space starts.
+
+The method's search starts from the same kernel for every image, and a pixel loss keeps much of its start. Here a
+small network, trained on random kernels, reads the blur off the image's edges instead.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blindsr.checkpoints import load_checkpoint, load_state
+from blindsr.kernels import gaussian_kernels, kernel_side, variance_range
+from blindsr.paths import pretrained_path
+
+__all__ = ["KernelPredictor", "Prediction", "from_log_covariance", "to_log_covariance"]
+
+SCALES = (2, 3, 4, 8)
+PIXEL_VARIANCE = 1 / 12
+"""Variance of an LR pixel's own square, in LR pixels²: blur far below it leaves no trace, so logs start there."""
+TILE = 96
+"""Side in LR pixels of the windows that a prediction averages over; training crops are of that order."""
+TILES = 32
+"""Most windows that are looked at, those with the strongest gradients."""
+SMALLEST = 16
+"""Sides in LR pixels below which an image is extended by its border pixels."""
+
+
+def to_log_covariance(lambda1: Tensor, lambda2: Tensor, theta: Tensor, scale_factor: int) -> Tensor:
+    """log(Σ/s² + I/12), a symmetric 2×2 matrix, as its entries xx, yy, xy.
+
+    Args:
+        lambda1, lambda2, theta: variances along the principal axes in HR pixels², and angle, shape (N,).
+
+    Returns:
+        N×3.
+    """
+    log1, log2 = (torch.log(variance / scale_factor**2 + PIXEL_VARIANCE) for variance in (lambda1, lambda2))
+    cos, sin = torch.cos(theta), torch.sin(theta)
+    return torch.stack(
+        [log1 * cos**2 + log2 * sin**2, log1 * sin**2 + log2 * cos**2, (log1 - log2) * cos * sin], dim=1
+    )
+
+
+def from_log_covariance(entries: Tensor, scale_factor: int) -> tuple[Tensor, Tensor, Tensor]:
+    """λ1, λ2 and θ of N×3 entries, variances clipped to the scale's range; inverse of :func:`to_log_covariance`."""
+    xx, yy, xy = entries.unbind(dim=1)
+    mean, difference = (xx + yy) / 2, (xx - yy) / 2
+    radius = torch.sqrt(difference**2 + xy**2)
+    low, high = variance_range(scale_factor)
+    lambda1, lambda2 = (
+        ((torch.exp(log) - PIXEL_VARIANCE) * scale_factor**2).clamp(low, high)
+        for log in (mean + radius, mean - radius)
+    )
+    return lambda1, lambda2, 0.5 * torch.atan2(xy, difference)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the predictor read off one image."""
+
+    kernel: Tensor
+    """1×1×k×k float32 on the CPU, sum 1."""
+    log_error: float
+    """Log of the expected error of the log-covariance (Frobenius norm): −2 is good, 0 as good as a guess."""
+
+
+class KernelPredictor(nn.Module):
+    """From a luma image to the log-covariance of its blur; convolutions, then attention over all positions.
+
+    >>> predictor = KernelPredictor.from_pretrained()
+    >>> predictor.predict(torch.rand(1, 3, 64, 64), 2).kernel.shape
+    torch.Size([1, 1, 11, 11])
+
+    Contrast is divided out (blur does not depend on it) and handed over as a second channel. Each attention head
+    takes a weighted mean over the image, so that the few edges that tell most decide.
+
+    Args:
+        channels: of the first layers; the later ones have twice as many.
+        heads: attention heads.
+    """
+
+    window: Tensor
+
+    def __init__(self, channels: int = 32, heads: int = 8) -> None:
+        super().__init__()
+        wide = 2 * channels
+        self.features = nn.Sequential(
+            nn.Conv2d(2, channels, 5),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3),
+            nn.ReLU(),
+            nn.Conv2d(channels, wide, 3, stride=2),
+            nn.ReLU(),
+        )
+        self.residual = nn.ModuleList(nn.Conv2d(wide, wide, 3, padding=d, dilation=d) for d in (1, 2, 1))
+        self.values = nn.Conv2d(wide, wide, 1)
+        self.attention = nn.Conv2d(wide, heads, 1)
+        self.head = nn.Sequential(
+            nn.Linear(heads * wide + heads + len(SCALES), 128),
+            nn.ReLU(),
+            nn.Linear(128, 64),
+            nn.ReLU(),
+            nn.Linear(64, 4),
+        )
+        line = torch.exp(-((torch.arange(7) - 3.0) ** 2) / 8)
+        line = line / line.sum()
+        self.register_buffer("window", torch.outer(line, line).view(1, 1, 7, 7), persistent=False)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path | None = None) -> "KernelPredictor":
+        """The predictor with weights from ``path``, or with the shipped ones, for all scales, in evaluation mode.
+
+        Raises:
+            FileNotFoundError, ValueError: there is no such file, or it holds other weights.
+        """
+        path = Path(path or pretrained_path("kernel_predictor.pth"))
+        predictor = cls()
+        load_state(predictor, load_checkpoint(path), path, "kernel predictor")
+        return predictor.eval().requires_grad_(False)
+
+    def _blur_window(self, luma: Tensor) -> Tensor:
+        return F.conv2d(F.pad(luma, (3, 3, 3, 3), mode="reflect"), self.window)
+
+    def forward(self, luma: Tensor, scale_factor: int) -> tuple[Tensor, Tensor]:
+        """Log-covariances and the logs of their expected errors.
+
+        Args:
+            luma: N×1×h×w in [0, 1], sides of at least 16.
+            scale_factor: s, one of 2, 3, 4, 8.
+
+        Returns:
+            N×3 as in :func:`to_log_covariance`, and (N,).
+        """
+        mean = self._blur_window(luma)
+        contrast = self._blur_window((luma - mean) ** 2).clamp(min=0).sqrt() + 1 / 255
+        x = torch.cat([(luma - mean) / contrast, torch.log(contrast) + 3], dim=1)
+        x = self.features(x.contiguous(memory_format=torch.channels_last))
+        for layer in self.residual:
+            x = x + F.relu(layer(x))
+        values = self.values(x).float().flatten(2)
+        scores = self.attention(x).float().flatten(2)
+        evidence = torch.logsumexp(scores, dim=-1) - math.log(scores.shape[-1])
+        pooled = torch.softmax(scores, dim=-1) @ values.transpose(1, 2)
+        scale = torch.tensor([float(scale_factor == known) for known in SCALES], device=luma.device)
+        with torch.autocast(luma.device.type, enabled=False):
+            out = self.head(torch.cat([pooled.flatten(1), evidence, scale.expand(len(luma), -1)], dim=1))
+        return out[:, :3], out[:, 3].clamp(-5, 3)
+
+    @torch.no_grad()
+    def predict(self, lr: Tensor, scale_factor: int) -> Prediction:
+        """Predict the kernel of an image from windows of it, each weighted by its expected precision.
+
+        Args:
+            lr: 1×3×h×w float32 in [0, 1].
+            scale_factor: s, one of 2, 3, 4, 8.
+        """
+        luma = (lr * lr.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+        height, width = luma.shape[-2:]
+        luma = F.pad(luma, (0, max(0, SMALLEST - width), 0, max(0, SMALLEST - height)), mode="replicate")
+        tiles = _textured_tiles(luma)
+        outputs = [self(tile, scale_factor) for tile in tiles.split(1)]
+        entries = torch.cat([entry for entry, _ in outputs])
+        log_errors = torch.cat([log_error for _, log_error in outputs])
+        weights = torch.softmax(-2 * log_errors, dim=0)
+        mean = (weights[:, None] * entries).sum(dim=0, keepdim=True)
+        lambda1, lambda2, theta = from_log_covariance(mean.cpu().double(), scale_factor)
+        kernel = gaussian_kernels(lambda1, lambda2, theta, kernel_side(scale_factor), scale_factor)
+        return Prediction(kernel.float(), float((weights * log_errors).sum()))
+
+
+def _textured_tiles(luma: Tensor) -> Tensor:
+    """Overlapping windows of 1×1×h×w, at most :data:`TILES`, those with the largest gradient energy."""
+    height, width = luma.shape[-2:]
+    rows, cols = min(TILE, height), min(TILE, width)
+    corners = [(round(top), round(left)) for top in _positions(height, rows) for left in _positions(width, cols)]
+    tiles = torch.cat([luma[..., top : top + rows, left : left + cols] for top, left in corners])
+    energy = tiles.diff(dim=-1).square().mean(dim=(1, 2, 3)) + tiles.diff(dim=-2).square().mean(dim=(1, 2, 3))
+    return tiles[energy.argsort(descending=True, stable=True)[:TILES]]
+
+
+def _positions(length: int, window: int) -> list[float]:
+    """Evenly spaced first pixels of windows that overlap by about half and cover ``length``."""
+    count = max(1, math.ceil(2 * (length - window) / window) + 1)
+    return [index * (length - window) / max(1, count - 1) for index in range(count)]

@@ -1,0 +1,215 @@
+"""Training the kernel predictor: crops, kernels, sharpness and noise drawn on the fly from photographs."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from blindsr.checks import require_positive
+from blindsr.degradation import add_noise, border, degrade, quantize
+from blindsr.initialization import draw_parameters
+from blindsr.kernels import gaussian_kernels, kernel_side, variance_range
+from blindsr.training import OnValidation, fit, gains_from_bfloat16, hold_out
+from FKP.predictor import SMALLEST, KernelPredictor, to_log_covariance
+
+__all__ = ["PredictorSettings", "negative_log_likelihood", "train_predictor"]
+
+LARGEST_CROP = 320
+"""Largest HR side of a crop: what photographs of 481×321 pixels hold."""
+
+
+@dataclass(frozen=True)
+class PredictorSettings:
+    """How the predictor is trained."""
+
+    steps: int = 60_000
+    """Optimiser steps of the whole schedule; the cosine ends there."""
+    crops: tuple[int, ...] = (40, 56, 72)
+    """Sides of the LR crops in pixels; each step takes one (less where 320 HR pixels do not hold it)."""
+    pixels: int = 73_728
+    """LR pixels per step: the number of crops follows from their size."""
+    scales: tuple[int, ...] = (2, 2, 3, 3, 4, 4, 8)
+    """Each step takes one of these scale factors, all equally likely."""
+    narrow: float = 0.35
+    """Share of variances drawn uniformly in their logarithm; the others uniformly, as in the test sets."""
+    zoom: tuple[float, float] = (0.55, 1.6)
+    """Range of the resizing of three quarters of the crops. Photographs differ in sharpness; without this, those that
+    are softer than the training's are taken for more blurred."""
+    noisy: float = 0.3
+    """Share of crops with noise."""
+    sigma_max: float = 10.0
+    """Largest noise level, in grey levels of 255."""
+    learning_rate: float = 1.5e-3
+    """Peak rate of Adam, after a linear warm-up and before a cosine decay to 1 %."""
+    warmup: int = 200
+    """Steps of linear warm-up."""
+    ema: float = 0.999
+    """Decay of the exponential moving average of the weights, which is what is saved as the result."""
+    clip: float = 1.0
+    """Largest gradient norm."""
+    validate_every: int = 1000
+    """Steps between validations and checkpoints."""
+    held_out: int = 40
+    """Pictures left out of the training, the last by name, for validation."""
+    seed: int = 0
+    """Seed of the initial weights and of every draw."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "steps", "pixels", "learning_rate", "validate_every", "held_out", "clip")
+        if not 0 < self.zoom[0] <= self.zoom[1]:
+            raise ValueError(f"--zoom {self.zoom[0]} {self.zoom[1]}: must be positive, the smaller first")
+        for scale_factor in self.scales:
+            for crop in self.crops:
+                if _crop_side(crop, scale_factor) < SMALLEST:
+                    raise ValueError(f"--crops {crop}: must be at least {SMALLEST}")
+
+
+def _crop_side(crop: int, scale_factor: int) -> int:
+    return min(crop, LARGEST_CROP // scale_factor - 2 * border(kernel_side(scale_factor), scale_factor))
+
+
+class CropSource:
+    """Draws training batches; draws depend on the generator alone."""
+
+    def __init__(self, images: list[Tensor], settings: PredictorSettings) -> None:
+        self.images = images
+        self.settings = settings
+
+    def draw(self, scale_factor: int, crop: int, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """LR luma crops, count×1×crop×crop, and the log-covariances of their blur, count×3."""
+        settings = self.settings
+        low, high = variance_range(scale_factor)
+        u = torch.rand(2, count, generator=generator)
+        in_log = torch.rand(count, generator=generator) < settings.narrow
+        variances = torch.where(in_log, low * (high / low) ** u, low + (high - low) * u)
+        theta = math.pi * torch.rand(count, generator=generator)
+        side = kernel_side(scale_factor)
+        kernels = gaussian_kernels(variances[0], variances[1], theta, side, scale_factor)
+        hr_side = (crop + 2 * border(side, scale_factor)) * scale_factor
+        hr = torch.stack([self._patch(hr_side, generator) for _ in range(count)])
+        lr = degrade(hr, kernels, scale_factor, circular=False)
+        noisy = torch.rand(count, generator=generator) < settings.noisy
+        sigma = noisy * torch.rand(count, generator=generator) * settings.sigma_max / 255
+        lr = quantize(add_noise(lr, sigma.view(-1, 1, 1, 1), generator))
+        return lr, to_log_covariance(variances[0], variances[1], theta, scale_factor)
+
+    def _patch(self, side: int, generator: torch.Generator) -> Tensor:
+        """One luma patch, 1×side×side in [0, 1], of a random photograph, resized, turned and mirrored at random."""
+
+        def integer(high: int) -> int:
+            return int(torch.randint(high, (), generator=generator))
+
+        image = self.images[integer(len(self.images))]
+        share, where = torch.rand(2, generator=generator).tolist()
+        low, high = (math.log(zoom) for zoom in self.settings.zoom)
+        zoom = math.exp(low + (high - low) * where) if share < 0.75 else 1.0
+        taken = min(math.ceil(side / zoom), *image.shape[1:])
+        top, left = integer(image.shape[1] - taken + 1), integer(image.shape[2] - taken + 1)
+        patch = image[:, top : top + taken, left : left + taken]
+        kind = integer(2)
+        if taken != side:
+            smaller = cv2.INTER_AREA
+            larger = cv2.INTER_CUBIC if kind else cv2.INTER_LINEAR
+            pixels = np.ascontiguousarray(patch.permute(1, 2, 0).numpy())
+            pixels = cv2.resize(pixels, (side, side), interpolation=smaller if taken > side else larger)
+            patch = torch.from_numpy(pixels).permute(2, 0, 1)
+        patch = torch.rot90(patch, integer(4), (1, 2))
+        if integer(2):
+            patch = patch.flip(2)
+        luma = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+        return (patch.float() / 255 * luma).sum(dim=0, keepdim=True)
+
+
+def negative_log_likelihood(entries: Tensor, log_errors: Tensor, target: Tensor) -> Tensor:
+    """Loss: the error of the log-covariance under a Laplace-like density of the predicted width, up to a constant.
+
+    Args:
+        entries, target: N×3 as in :func:`FKP.predictor.to_log_covariance`.
+        log_errors: (N,).
+    """
+    error = _matrix_error(entries, target)
+    return (error * torch.exp(-log_errors) + 2 * log_errors).mean()
+
+
+def _matrix_error(entries: Tensor, target: Tensor) -> Tensor:
+    """Frobenius norm of the difference of two symmetric 2×2 matrices (the entry xy counts twice), shape (N,)."""
+    weights = torch.tensor([1.0, 1.0, 2.0], device=entries.device)
+    return torch.sqrt(((entries - target) ** 2 * weights).sum(dim=1) + 1e-4)
+
+
+def train_predictor(
+    images: list[Tensor],
+    settings: PredictorSettings,
+    folder: Path,
+    device: torch.device,
+    resume: Path | None = None,
+    on_step: Callable[[int, float], None] | None = None,
+    on_validation: OnValidation | None = None,
+) -> KernelPredictor:
+    """Train a predictor; write ``last.pt`` (resumable), ``best.pth`` and ``kernel_predictor.pth`` into ``folder``.
+
+    Args:
+        images: pictures, C×H×W uint8; the last ``held_out`` are for validation alone.
+        resume, on_step: see :func:`blindsr.training.fit`.
+        on_validation: called with the log entry of each validation; its scores are minus the mean error of the
+            log-covariance on held-out crops.
+
+    Returns:
+        The averaged network, in evaluation mode.
+
+    Raises:
+        ValueError: there are too few pictures, or ``resume`` was made with other settings.
+    """
+    training, validation = hold_out(images, settings.held_out)
+    generator = torch.Generator().manual_seed(settings.seed)
+    net = KernelPredictor()
+    draw_parameters(net, generator)
+    net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = KernelPredictor().to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    average.load_state_dict(net.state_dict())
+    source = CropSource(training, settings)
+    mixed_precision = gains_from_bfloat16(device)
+
+    def draw_loss(generator: torch.Generator) -> Tensor:
+        first, second = torch.randint(2**31, (2,), generator=generator).tolist()
+        scale_factor = settings.scales[first % len(settings.scales)]
+        crop = _crop_side(settings.crops[second % len(settings.crops)], scale_factor)
+        # Crops at x8 come from nearly whole photographs: half as many cost as much as the other scales' do.
+        count = max(4, settings.pixels // crop**2 // (1 if scale_factor < 8 else 2))
+        luma, target = (t.to(device) for t in source.draw(scale_factor, crop, count, generator))
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed_precision):
+            entries, log_errors = net(luma, scale_factor)
+        return negative_log_likelihood(entries.float(), log_errors.float(), target)
+
+    @torch.no_grad()
+    def scores() -> dict[int, float]:
+        held = CropSource(validation, settings)
+        generator = torch.Generator().manual_seed(0)
+        result = {}
+        for scale_factor in sorted(set(settings.scales)):
+            crop = _crop_side(max(settings.crops), scale_factor)
+            luma, target = held.draw(scale_factor, crop, 64, generator)
+            entries = torch.cat([average(part.to(device), scale_factor)[0].cpu() for part in luma.split(16)])
+            result[scale_factor] = -float(_matrix_error(entries, target).mean())
+        return result
+
+    fit(
+        net,
+        average,
+        draw_loss,
+        scores,
+        settings,
+        images,
+        folder,
+        "kernel_predictor.pth",
+        generator,
+        resume,
+        on_step,
+        on_validation,
+    )
+    return average

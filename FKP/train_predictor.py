@@ -1,0 +1,64 @@
+"""Train the kernel predictor on a folder of photographs."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tqdm import tqdm
+
+from blindsr.cli import parse, run
+from blindsr.devices import DeviceName, pick_device
+from blindsr.paths import RUNS
+from blindsr.training import read_photographs
+from FKP.predictor_training import PredictorSettings, train_predictor
+
+SMALLEST_SIDE = 200
+"""Pictures with a shorter side are left out: their crops would be enlarged ones."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``python train_predictor.py`` takes."""
+
+    images: Path
+    """Folder of photographs, subfolders included."""
+    output_dir: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = RUNS / "predictor"
+    """Where kernel_predictor.pth (the averaged weights), best.pth and last.pt go."""
+    restore_file: Path | None = None
+    """A last.pt of the same settings to resume from."""
+    device: DeviceName = "auto"
+    """Where to compute; auto takes CUDA or MPS where there is one."""
+    training: PredictorSettings = field(default_factory=PredictorSettings)
+
+
+def main() -> int:
+    options = parse(Options, __doc__ or "")
+    settings = options.training
+    images = read_photographs(options.images, SMALLEST_SIDE)
+    print(f"{len(images)} pictures from {options.images}")
+    with tqdm(total=settings.steps, unit="step", smoothing=0.05) as bar:
+
+        def on_step(step: int, loss: float) -> None:
+            bar.update(step - bar.n)
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+
+        def on_validation(entry: dict[str, Any]) -> None:
+            errors = ", ".join(f"x{s} {-score:.3f}" for s, score in entry["scores"].items())
+            bar.write(f"step {entry['step']}: loss {entry['loss']:.4f}, error of the log-covariance {errors}")
+
+        train_predictor(
+            images,
+            settings,
+            options.output_dir,
+            pick_device(options.device),
+            options.restore_file,
+            on_step,
+            on_validation,
+        )
+    print(f"weights: {options.output_dir / 'kernel_predictor.pth'}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

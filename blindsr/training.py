@@ -1,0 +1,192 @@
+"""Training a network on draws made on the fly: averaged weights, warm-up and cosine, exact resuming."""
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from blindsr.checkpoints import check_resumable, load_checkpoint, save_checkpoint
+from blindsr.images import is_image_name, read_image, to_uint8
+
+__all__ = ["OnValidation", "Schedule", "fit", "gains_from_bfloat16", "hold_out", "read_photographs"]
+
+logger = logging.getLogger(__name__)
+
+Network = TypeVar("Network", bound=nn.Module)
+OnValidation = Callable[[dict[str, Any]], None]
+"""Called with the log entry of each validation: step, loss, scores by scale factor, seconds."""
+
+
+class Schedule(Protocol):
+    """What :func:`fit` reads of a training's settings, a frozen dataclass."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def warmup(self) -> int: ...
+    @property
+    def ema(self) -> float: ...
+    @property
+    def clip(self) -> float: ...
+    @property
+    def validate_every(self) -> int: ...
+
+
+def read_photographs(folder: Path, side: int) -> list[Tensor]:
+    """Read the pictures of a folder (and its subfolders) as C×H×W uint8, leaving out those smaller than ``side``.
+
+    Raises:
+        FileNotFoundError: the folder does not exist or holds no picture that is large enough.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; name one with photographs to train on")
+    paths = sorted(path for path in folder.rglob("*") if is_image_name(path))
+    images = []
+    for path in paths:
+        try:
+            image = torch.from_numpy(to_uint8(read_image(path)).transpose(2, 0, 1).copy())
+        except ValueError as error:
+            logger.warning("left out: %s", error)
+            continue
+        if min(image.shape[1:]) >= side:
+            images.append(image)
+    if not images:
+        raise FileNotFoundError(f"{folder}: holds no picture of at least {side}×{side} pixels")
+    return images
+
+
+def hold_out(images: list[Tensor], count: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Split off the last ``count`` pictures for validation.
+
+    Raises:
+        ValueError: none would be left to train on.
+    """
+    if len(images) <= count:
+        raise ValueError(f"{len(images)} pictures, of which {count} are held out: use more, or a smaller --held-out")
+    return images[:-count], images[-count:]
+
+
+def gains_from_bfloat16(device: torch.device) -> bool:
+    """Whether convolutions in bfloat16 are faster there than in float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
+    """Linear warm-up, then a cosine from 1 to 0.01."""
+    warm = min(1.0, (step + 1) / max(1, warmup))
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+    return warm * (0.01 + 0.99 * cosine)
+
+
+def fit(
+    net: Network,
+    average: Network,
+    draw_loss: Callable[[torch.Generator], Tensor],
+    validate: Callable[[], dict[int, float]],
+    settings: Schedule,
+    images: list[Tensor],
+    folder: Path,
+    name: str,
+    generator: torch.Generator,
+    resume: Path | None = None,
+    on_step: Callable[[int, float], None] | None = None,
+    on_validation: OnValidation | None = None,
+) -> None:
+    """Train ``net``; write ``last.pt`` (resumable) and the averaged weights, ``name``, into ``folder``.
+
+    Args:
+        average: the same network; keeps the exponential moving average of the weights, and the result.
+        draw_loss: draws a batch from the generator alone and returns the loss of ``net`` on it.
+        validate: scores of ``average`` by scale factor, larger is better; the best mean is kept as ``best.pth``.
+        settings: the whole dataclass counts as the training's identity; resuming with another one is refused.
+        images: C×H×W uint8; part of that identity, since draws depend on them.
+        generator: on the CPU.
+        resume: a ``last.pt`` to go on from, with the same draws as an unbroken run.
+        on_step: called with (step, loss).
+
+    Raises:
+        ValueError: the loss diverged, or ``resume`` was made with other settings or pictures.
+    """
+    optimizer = torch.optim.Adam(net.parameters(), lr=settings.learning_rate)
+    identity: dict[str, Any] = {
+        # Lists instead of tuples survive a restricted load.
+        **{key: list(v) if isinstance(v, tuple) else v for key, v in asdict(settings).items()},  # type: ignore[call-overload]
+        "pictures": [len(images), sum(int(image.sum()) for image in images)],
+    }
+    start, best, log = 0, -math.inf, []
+    if resume is not None:
+        state = load_checkpoint(resume)
+        check_resumable(state, identity, resume)
+        if state.get("step", 0) >= settings.steps:
+            raise ValueError(f"{resume}: this training is finished; its weights lie beside it")
+        try:
+            net.load_state_dict(state["net"])
+            average.load_state_dict(state["average"])
+            optimizer.load_state_dict(state["optimizer"])
+            generator.set_state(state["generator"])
+            start, best, log = state["step"], state["best"], state["log"]
+        except (KeyError, RuntimeError) as error:
+            raise ValueError(f"{resume}: not a checkpoint of this training; resume from a last.pt") from error
+
+    losses = []
+    began = time.perf_counter()
+    for step in range(start, settings.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * learning_rate_factor(step, settings.steps, settings.warmup)
+        loss = draw_loss(generator)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), settings.clip)
+        optimizer.step()
+        decay = min(settings.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 - decay)
+        losses.append(float(loss.detach()))
+        if not math.isfinite(losses[-1]):
+            raise ValueError(f"the training diverged at step {step + 1}; use a smaller --learning-rate")
+        if on_step is not None:
+            on_step(step + 1, losses[-1])
+
+        if (step + 1) % settings.validate_every == 0 or step + 1 == settings.steps:
+            scores = validate()
+            entry = {
+                "step": step + 1,
+                "loss": float(np.mean(losses)),
+                "scores": scores,
+                "seconds": time.perf_counter() - began,
+            }
+            losses = []
+            log.append(entry)
+            weights = {key: value.contiguous().cpu() for key, value in average.state_dict().items()}
+            score = float(np.mean(list(scores.values())))
+            if score > best:
+                best = score
+                save_checkpoint(folder / "best.pth", weights)
+            save_checkpoint(folder / name, weights)
+            save_checkpoint(
+                folder / "last.pt",
+                {
+                    "settings": identity,
+                    "net": net.state_dict(),
+                    "average": average.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "generator": generator.get_state(),
+                    "step": step + 1,
+                    "best": best,
+                    "log": log,
+                },
+            )
+            if on_validation is not None:
+                on_validation(entry)

@@ -1,0 +1,189 @@
+import math
+
+import pytest
+import torch
+
+from blindsr.degradation import border, degrade, quantize
+from blindsr.kernels import gaussian_kernels, kernel_side, random_kernels, variance_range
+from blindsr.metrics import kernel_psnr
+from blindsr.paths import pretrained_path
+from DIPFKP.estimator import DIPSettings, estimate
+from FKP import KernelPredictor, KernelPrior
+from FKP.predictor import TILES, _textured_tiles, from_log_covariance, to_log_covariance
+from FKP.predictor_training import CropSource, PredictorSettings, negative_log_likelihood, train_predictor
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    return KernelPredictor.from_pretrained()
+
+
+@pytest.fixture
+def photos(picture):
+    large = torch.nn.functional.interpolate(picture, scale_factor=2, mode="bicubic").clamp(0, 1)
+    return [(255 * image[0]).byte() for image in (large, large.flip(-1), 1 - large)]
+
+
+@pytest.mark.parametrize("scale_factor", [2, 3, 4, 8])
+def test_log_covariance_is_invertible_and_describes_the_same_kernel(scale_factor):
+    low, high = variance_range(scale_factor)
+    u = torch.rand(3, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    lambda1, lambda2 = low + (high - low) * u[:2]
+    parameters = (lambda1, lambda2, math.pi * u[2])
+    again = from_log_covariance(to_log_covariance(*parameters, scale_factor), scale_factor)
+    side = kernel_side(scale_factor)
+    torch.testing.assert_close(
+        gaussian_kernels(*again, side, scale_factor), gaussian_kernels(*parameters, side, scale_factor)
+    )
+
+
+def test_predictions_stay_within_the_range_of_variances():
+    extreme = torch.tensor([[-20.0, 20.0, 5.0], [20.0, 20.0, 0.0], [-20.0, -20.0, 0.0]])
+    for scale_factor in (2, 8):
+        low, high = variance_range(scale_factor)
+        for variances in from_log_covariance(extreme, scale_factor)[:2]:
+            assert ((variances >= low - 1e-6) & (variances <= high + 1e-6)).all()
+
+
+@pytest.mark.parametrize(("scale_factor", "least_gain"), [(2, 5), (3, 5), (4, 5)])
+def test_predicted_kernels_are_far_closer_than_the_fixed_start(predictor, photograph, scale_factor, least_gain):
+    prior = KernelPrior.from_pretrained(scale_factor)
+    start = prior.decode(prior.initial_latent())
+    gains = []
+    for kernel in random_kernels(6, scale_factor, torch.Generator().manual_seed(5)).split(1):
+        lr = quantize(degrade(photograph, kernel, scale_factor))
+        predicted = predictor.predict(lr, scale_factor).kernel
+        assert float(predicted.sum()) == pytest.approx(1, abs=1e-5)
+        gains.append(kernel_psnr(predicted, kernel) - kernel_psnr(start, kernel))
+    assert sum(gains) / len(gains) > least_gain
+
+
+def test_a_prediction_turns_with_the_image(predictor, photograph):
+    # A quarter turn swaps the axes; a kernel 4 times as wide along one must be seen so both ways.
+    wide, narrow = torch.tensor([4.0]), torch.tensor([1.0])
+    side = kernel_side(2)
+    for theta in (0.0, math.pi / 2):
+        kernel = gaussian_kernels(wide, narrow, torch.tensor([theta]), side, 2)
+        predicted = predictor.predict(quantize(degrade(photograph, kernel, 2)), 2).kernel[0, 0]
+        offset = torch.arange(side) - (side - 2) / 2
+        along_x, along_y = ((predicted.sum(dim) * offset**2).sum() for dim in (0, 1))
+        assert (along_x > 2 * along_y) if theta == 0 else (along_y > 2 * along_x)
+
+
+@pytest.mark.parametrize("size", [(4, 5), (6, 300), (97, 96)])
+def test_any_size_will_do(predictor, size):
+    lr = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    prediction = predictor.predict(lr, 4)
+    assert prediction.kernel.shape == (1, 1, 19, 19)
+    assert torch.isfinite(prediction.kernel).all()
+    assert math.isfinite(prediction.log_error)
+    assert torch.equal(prediction.kernel, predictor.predict(lr, 4).kernel)
+
+
+def test_a_flat_picture_is_answered_too(predictor):
+    assert torch.isfinite(predictor.predict(torch.full((1, 3, 40, 40), 0.5), 2).kernel).all()
+
+
+def test_only_the_textured_tiles_of_a_large_picture_are_looked_at():
+    luma = torch.full((1, 1, 1000, 900), 0.5)
+    luma[..., 600:700, 300:400] = torch.rand(100, 100, generator=torch.Generator().manual_seed(0))
+    tiles = _textured_tiles(luma)
+    assert tiles.shape == (TILES, 1, 96, 96)
+    assert tiles[0].std() > 0.1
+    assert len(_textured_tiles(luma[..., :96, :96])) == 1
+
+
+@pytest.mark.parametrize("scale_factor", [2, 3, 4])
+def test_a_code_is_found_for_every_kernel(scale_factor):
+    prior = KernelPrior.from_pretrained(scale_factor)
+    for kernel in random_kernels(3, scale_factor, torch.Generator().manual_seed(1)).split(1):
+        latent = prior.latent_for(kernel)
+        assert float(latent.norm()) == pytest.approx(kernel_side(scale_factor) - 1, abs=1e-3)
+        assert kernel_psnr(prior.decode(latent), kernel) > 60
+
+
+def test_the_search_starts_at_the_prediction(predictor, photograph):
+    kernel = random_kernels(1, 2, torch.Generator().manual_seed(2))
+    lr = quantize(degrade(photograph, kernel, 2))
+    still = DIPSettings(
+        iterations=2,
+        frozen_iterations=1,
+        channels=8,
+        non_local=False,
+        crop=64,
+        kernel_rate=1e-9,
+        start="predicted",
+    )
+    found = estimate(lr, 2, prior=KernelPrior.from_pretrained(2), predictor=predictor, settings=still)
+    assert kernel_psnr(found.kernel, predictor.predict(lr, 2).kernel) > 60
+    with pytest.raises(ValueError, match="predictor"):
+        estimate(lr, 2, prior=KernelPrior.from_pretrained(2), settings=still)
+
+
+def test_other_weights_are_refused():
+    with pytest.raises(ValueError, match="kernel predictor"):
+        KernelPredictor.from_pretrained(pretrained_path("FKP_x2.pt"))
+
+
+SHORT = PredictorSettings(
+    steps=6, crops=(16, 20), pixels=1600, scales=(2, 3), validate_every=2, held_out=1, warmup=1
+)  # fmt: skip
+
+
+def test_crops_are_the_degraded_photographs(photos):
+    settings = PredictorSettings(noisy=0.0, zoom=(1.0, 1.0), held_out=1)
+    luma, target = CropSource(photos[:1], settings).draw(2, 24, 5, torch.Generator().manual_seed(0))
+    assert luma.shape == (5, 1, 24, 24)
+    assert target.shape == (5, 3)
+    assert 0 <= luma.min() < luma.max() <= 1
+    # Wider kernels leave less gradient in the same picture.
+    kernels = [gaussian_kernels(*(torch.tensor([v]) for v in (a, a, 0.0)), 11, 2) for a in (0.4, 5.0)]
+    picture = photos[0][None].float() / 255
+    energies = [degrade(picture, kernel, 2, circular=False).diff(dim=-1).square().mean() for kernel in kernels]
+    assert energies[1] < 0.5 * energies[0]
+    assert border(11, 2) == 3
+
+
+def test_likelihood_is_best_at_the_truth_with_the_right_width():
+    target = torch.tensor([[0.3, -0.2, 0.1]])
+    wrong = target + torch.tensor([[0.1, 0.0, 0.0]])
+    loss = lambda entries, log_error: float(negative_log_likelihood(entries, torch.tensor([log_error]), target))  # noqa: E731
+    assert loss(target, -2.0) < loss(wrong, -2.0)
+    assert loss(wrong, math.log(0.05)) < min(loss(wrong, math.log(0.005)), loss(wrong, math.log(0.5)))
+
+
+def test_a_resumed_training_is_exactly_the_unbroken_one(tmp_path, photos):
+    cpu = torch.device("cpu")
+    scores = []
+    whole = train_predictor(
+        photos, SHORT, tmp_path / "whole", cpu, on_validation=lambda e: scores.append(e["scores"])
+    )
+    assert [sorted(score) for score in scores] == [[2, 3]] * 3
+
+    class Stop(Exception):
+        pass
+
+    def interrupt(step, loss):
+        if step == 5:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train_predictor(photos, SHORT, tmp_path / "part", cpu, on_step=interrupt)
+    resumed = train_predictor(photos, SHORT, tmp_path / "part", cpu, resume=tmp_path / "part" / "last.pt")
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    KernelPredictor.from_pretrained(tmp_path / "part" / "kernel_predictor.pth")
+
+
+def test_training_lowers_the_error(tmp_path, photos):
+    settings = {"crops": (24,), "pixels": 4608, "scales": (2,), "held_out": 1, "warmup": 5, "noisy": 0.0}
+    scores = []
+    for steps in (1, 60):
+        train_predictor(
+            photos,
+            PredictorSettings(steps=steps, **settings),
+            tmp_path,
+            torch.device("cpu"),
+            on_validation=lambda e: scores.append(e["scores"][2]),
+        )
+    assert scores[1] > scores[0] + 0.1
