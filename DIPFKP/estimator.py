@@ -25,7 +25,7 @@ KernelModel = Literal["DIPFKP", "DIPSoftmax", "DoubleDIP"]
 
 @dataclass(frozen=True)
 class DIPSettings:
-    """How an image and its kernel are fitted. The defaults here are the paper's, section 4.2."""
+    """How an image and its kernel are fitted; in brackets what the paper, section 4.2, and --preset paper take."""
 
     iterations: int = 1000
     """Iterations of the joint fit (paper: 1000)."""
@@ -44,9 +44,9 @@ class DIPSettings:
     image_rate: float = 5e-3
     """Learning rate of Adam for the image network (paper: 5e-3)."""
     kernel_rate: float = 0.5
-    """Learning rate of spherical Adam for the latent code (paper: 0.5)."""
+    """Learning rate of spherical Adam for DIPFKP's latent code (paper: 0.5). Baselines have their own."""
     start: Literal["fixed", "predicted"] = "fixed"
-    """Where the search for the kernel starts: at one kernel for all images (paper), or at the predictor's."""
+    """Where DIPFKP's search for the kernel starts: at one kernel for all images (paper), or at the predictor's."""
 
     def __post_init__(self) -> None:
         require_positive(self, "iterations", "crop", "image_rate", "kernel_rate")
@@ -102,7 +102,10 @@ def textured_crop(lr: Tensor, side: int) -> Tensor:
     height, width = lr.shape[-2:]
     rows, cols = min(side, height), min(side, width)
     energy = F.pad(lr.diff(dim=-1).square().sum(1), (0, 1)) + F.pad(lr.diff(dim=-2).square().sum(1), (0, 0, 0, 1))
-    sums = F.avg_pool2d(energy[None].cpu().double(), (rows, cols), stride=1)[0, 0]
+    # Window sums from an integral image: their cost does not depend on the window.
+    integral = F.pad(energy[0].cpu().double().cumsum(0).cumsum(1), (1, 0, 1, 0))
+    strips = integral[rows:] - integral[:-rows]
+    sums = strips[:, cols:] - strips[:, :-cols]
     top, left = divmod(int(sums.argmax()), sums.shape[1])
     return lr[..., top : top + rows, left : left + cols]
 
@@ -188,11 +191,12 @@ def estimate(
     if min(crop.shape[-2:]) <= 2 * outside:
         crop = lr  # too thin for a crop whose border does not count: the whole picture, with a circular one
     whole = crop.shape == lr.shape
-    start = None
+    start, expected_error = None, None
     if model == "DIPFKP" and settings.start == "predicted":
         if predictor is None:
             raise ValueError('a start that is "predicted" needs a kernel predictor')
-        start = predictor.predict(lr, scale_factor).kernel
+        prediction = predictor.predict(lr, scale_factor)
+        start, expected_error = prediction.kernel, prediction.expected_error
     decode, kernel_optimizer = _searched_kernel(model, prior, start, side, settings.kernel_rate, generator, device)
     total = settings.iterations * (1 if whole or not want_image else 2)
     losses: list[float] = []
@@ -215,6 +219,7 @@ def estimate(
         losses=losses,
         seconds=time.perf_counter() - began,
         seed=seed,
+        expected_error=expected_error,
     )
 
 

@@ -13,12 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blindsr.checkpoints import load_checkpoint, load_state
-from blindsr.kernels import gaussian_kernels, kernel_side, variance_range
+from blindsr.kernels import SCALE_FACTORS, gaussian_kernels, kernel_side, variance_range
 from blindsr.paths import pretrained_path
 
 __all__ = ["KernelPredictor", "Prediction", "from_log_covariance", "to_log_covariance"]
 
-SCALES = (2, 3, 4, 8)
 PIXEL_VARIANCE = 1 / 12
 """Variance of an LR pixel's own square, in LR pixels²: blur far below it leaves no trace, so logs start there."""
 TILE = 96
@@ -64,8 +63,8 @@ class Prediction:
 
     kernel: Tensor
     """1×1×k×k float32 on the CPU, sum 1."""
-    log_error: float
-    """Log of the expected error of the log-covariance (Frobenius norm): −2 is good, 0 as good as a guess."""
+    expected_error: float
+    """Error to expect of the log-covariance (Frobenius norm), so of the covariance, relative to it: 0.05 is good."""
 
 
 class KernelPredictor(nn.Module):
@@ -100,7 +99,7 @@ class KernelPredictor(nn.Module):
         self.values = nn.Conv2d(wide, wide, 1)
         self.attention = nn.Conv2d(wide, heads, 1)
         self.head = nn.Sequential(
-            nn.Linear(heads * wide + heads + len(SCALES), 128),
+            nn.Linear(heads * wide + heads + len(SCALE_FACTORS), 128),
             nn.ReLU(),
             nn.Linear(128, 64),
             nn.ReLU(),
@@ -119,7 +118,7 @@ class KernelPredictor(nn.Module):
         """
         path = Path(path or pretrained_path("kernel_predictor.pth"))
         predictor = cls()
-        load_state(predictor, load_checkpoint(path), path, "kernel predictor")
+        load_state(predictor, load_checkpoint(path), path, "a kernel predictor")
         return predictor.eval().requires_grad_(False)
 
     def _blur_window(self, luma: Tensor) -> Tensor:
@@ -145,7 +144,7 @@ class KernelPredictor(nn.Module):
         scores = self.attention(x).float().flatten(2)
         evidence = torch.logsumexp(scores, dim=-1) - math.log(scores.shape[-1])
         pooled = torch.softmax(scores, dim=-1) @ values.transpose(1, 2)
-        scale = torch.tensor([float(scale_factor == known) for known in SCALES], device=luma.device)
+        scale = torch.tensor([float(scale_factor == known) for known in SCALE_FACTORS], device=luma.device)
         with torch.autocast(luma.device.type, enabled=False):
             out = self.head(torch.cat([pooled.flatten(1), evidence, scale.expand(len(luma), -1)], dim=1))
         return out[:, :3], out[:, 3].clamp(-5, 3)
@@ -169,17 +168,21 @@ class KernelPredictor(nn.Module):
         mean = (weights[:, None] * entries).sum(dim=0, keepdim=True)
         lambda1, lambda2, theta = from_log_covariance(mean.cpu().double(), scale_factor)
         kernel = gaussian_kernels(lambda1, lambda2, theta, kernel_side(scale_factor), scale_factor)
-        return Prediction(kernel.float(), float((weights * log_errors).sum()))
+        return Prediction(kernel.float(), float(torch.exp((weights * log_errors).sum())))
 
 
 def _textured_tiles(luma: Tensor) -> Tensor:
     """Overlapping windows of 1×1×h×w, at most :data:`TILES`, those with the largest gradient energy."""
     height, width = luma.shape[-2:]
     rows, cols = min(TILE, height), min(TILE, width)
-    corners = [(round(top), round(left)) for top in _positions(height, rows) for left in _positions(width, cols)]
-    tiles = torch.cat([luma[..., top : top + rows, left : left + cols] for top, left in corners])
-    energy = tiles.diff(dim=-1).square().mean(dim=(1, 2, 3)) + tiles.diff(dim=-2).square().mean(dim=(1, 2, 3))
-    return tiles[energy.argsort(descending=True, stable=True)[:TILES]]
+    tiles = [
+        luma[..., round(top) : round(top) + rows, round(left) : round(left) + cols]
+        for top in _positions(height, rows)
+        for left in _positions(width, cols)
+    ]
+    energies = [float(tile.diff(dim=-1).square().mean() + tile.diff(dim=-2).square().mean()) for tile in tiles]
+    chosen = sorted(range(len(tiles)), key=energies.__getitem__, reverse=True)[:TILES]
+    return torch.cat([tiles[index] for index in chosen])
 
 
 def _positions(length: int, window: int) -> list[float]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blindsr.checks import require_positive
+from blindsr.checks import require_between, require_positive, require_scales
 from blindsr.degradation import add_noise, border, degrade, quantize
 from blindsr.initialization import draw_parameters
 from blindsr.kernels import gaussian_kernels, kernel_side, variance_range
@@ -38,8 +38,8 @@ class PredictorSettings:
     narrow: float = 0.35
     """Share of variances drawn uniformly in their logarithm; the others uniformly, as in the test sets."""
     zoom: tuple[float, float] = (0.55, 1.6)
-    """Range of the resizing of three quarters of the crops. Photographs differ in sharpness; without this, those that
-    are softer than the training's are taken for more blurred."""
+    """Range of the resizing of three quarters of the crops, as far as the photograph is large enough. Photographs
+    differ in sharpness; without this, those that are softer than the training's are taken for more blurred."""
     noisy: float = 0.3
     """Share of crops with noise."""
     sigma_max: float = 10.0
@@ -61,6 +61,11 @@ class PredictorSettings:
 
     def __post_init__(self) -> None:
         require_positive(self, "steps", "pixels", "learning_rate", "validate_every", "held_out", "clip")
+        require_between(self, 0, 1, "ema", "noisy", "narrow")
+        require_between(self, 0, 255, "sigma_max")
+        require_scales(self.scales)
+        if not self.crops:
+            raise ValueError("--crops: give at least one")
         if not 0 < self.zoom[0] <= self.zoom[1]:
             raise ValueError(f"--zoom {self.zoom[0]} {self.zoom[1]}: must be positive, the smaller first")
         for scale_factor in self.scales:

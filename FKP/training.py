@@ -24,7 +24,7 @@ CHUNK = 5000
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How the prior is trained; the defaults are the paper's schedule."""
+    """How the prior is trained; in brackets what the paper, section 4.1, takes."""
 
     epochs: int = 100
     """Epochs (paper: 100)."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blindsr.checks import require_positive
+from blindsr.checks import require_between, require_positive, require_scales
 from blindsr.degradation import add_noise, centre_crop, degrade, modcrop, quantize
 from blindsr.images import to_uint8
 from blindsr.initialization import draw_parameters
@@ -55,6 +55,9 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         require_positive(self, "steps", "batch", "learning_rate", "validate_every", "held_out", "clip")
+        require_between(self, 0, 1, "ema", "noise_free")
+        require_between(self, 0, 255, "sigma_max")
+        require_scales(self.scales)
         for scale_factor in self.scales:
             if self.patch - self.patch % scale_factor < kernel_side(scale_factor):
                 side = kernel_side(scale_factor)

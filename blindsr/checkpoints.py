@@ -1,5 +1,6 @@
 """Weights on disk: read as plain tensors only, written whole or not at all."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such weights; train them, or name other ones")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the error below says all that the user needs
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # a damaged pickle can raise almost anything
@@ -38,7 +41,7 @@ def load_state(module: nn.Module, state: dict[str, Tensor], path: Path, what: st
     """Load ``state`` into ``module``; a mismatch is told in one line that names the file.
 
     Args:
-        what: what the weights should be for, as in "x4 kernel prior".
+        what: what the weights should be for, as in "an x4 kernel prior".
 
     Raises:
         ValueError: keys or shapes differ from the module's.
@@ -46,18 +49,16 @@ def load_state(module: nn.Module, state: dict[str, Tensor], path: Path, what: st
     expected = module.state_dict()
     for key, value in expected.items():
         if key not in state:
-            raise ValueError(f"{path}: not the weights of a {what} ('{key}' is missing)")
+            raise ValueError(f"{path}: not the weights of {what} ('{key}' is missing)")
         found = state[key]
         if not isinstance(found, Tensor) or found.shape != value.shape:
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise ValueError(
-                f"{path}: not the weights of a {what} ('{key}' is {shape}, expected {tuple(value.shape)})"
-            )
+            raise ValueError(f"{path}: not the weights of {what} ('{key}' is {shape}, expected {tuple(value.shape)})")
         if not torch.isfinite(found).all():
             raise ValueError(f"{path}: '{key}' holds values that are not finite; the file is of no use")
     unknown = sorted(state.keys() - expected.keys())
     if unknown:
-        raise ValueError(f"{path}: not the weights of a {what} ('{unknown[0]}' is unknown)")
+        raise ValueError(f"{path}: not the weights of {what} ('{unknown[0]}' is unknown)")
     module.load_state_dict(state)
 
 

@@ -1,6 +1,14 @@
 """Checks of settings, with errors for the person who typed them."""
 
-__all__ = ["require_positive"]
+from collections.abc import Sequence
+
+from blindsr.kernels import SCALE_FACTORS
+
+__all__ = ["require_between", "require_positive", "require_scales"]
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def require_positive(settings: object, *names: str) -> None:
@@ -8,4 +16,19 @@ def require_positive(settings: object, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
         if not value > 0:
-            raise ValueError(f"--{name.replace('_', '-')} {value}: must be above 0")
+            raise ValueError(f"{_option(name)} {value}: must be above 0")
+
+
+def require_between(settings: object, low: float, high: float, *names: str) -> None:
+    """Raise ValueError, naming the option, unless each attribute ``names`` lies between ``low`` and ``high``."""
+    for name in names:
+        value = getattr(settings, name)
+        if not low <= value <= high:
+            raise ValueError(f"{_option(name)} {value}: must lie between {low} and {high}")
+
+
+def require_scales(scales: Sequence[int]) -> None:
+    """Raise ValueError unless ``scales`` holds at least one scale factor, and known ones only."""
+    if not scales or any(scale_factor not in SCALE_FACTORS for scale_factor in scales):
+        given = " ".join(map(str, scales)) or "(none)"
+        raise ValueError(f"--scales {given}: take some of {', '.join(map(str, SCALE_FACTORS))}")

@@ -26,6 +26,8 @@ Options = TypeVar("Options")
 
 REAL_SIGMA = 10 / 255
 """Noise level told to the non-blind network for real photographs (official release)."""
+UNCERTAIN = 0.3
+"""Expected relative error of a kernel's covariance above which the result says so."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class EstimatorOptions:
     input_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-i"], metavar="PATH")] = None
     """Your own pictures instead of a dataset: a folder, or a single picture. They are not scored."""
     output_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = None
-    """Where results go; without it, data/log_<MODEL>/<dataset>_<model>_lr_x<sf>."""
+    """Where results go; without it, data/log_<ESTIMATOR>/<dataset>_<model>_lr_x<sf>."""
     real: bool = False
     """Real photographs: no ground truth is looked for, and USRNet expects a little noise (10 of 255)."""
     path_nonblind: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -63,7 +65,7 @@ def parse(options: type[Options], description: str, default: Options | None = No
         options,
         description=description,
         default=tyro.MISSING_NONPROP if default is None else default,
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+        config=(tyro.conf.OmitArgPrefixes,),
     )
 
 
@@ -86,7 +88,7 @@ def run(main: Callable[[], int]) -> None:
         print(f"error: {error}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
-        print("\ninterrupted; the images that were finished are kept", file=sys.stderr)
+        print("\ninterrupted; what was finished until then is kept", file=sys.stderr)
         status = 130
     sys.exit(status)
 
@@ -142,7 +144,7 @@ def run_estimator(
 
         def progress(item: Item) -> OnStep:
             bar.reset()
-            bar.set_description_str(f"{item.name} ({len(results) + 1}/{len(items)})")
+            bar.set_description_str(f"{item.name} ({len(results) + 1}/{len(items)})", refresh=False)
 
             def on_step(done: int, total: int, loss: float) -> None:
                 bar.total = total
@@ -194,6 +196,8 @@ def _line(result: Result) -> str:
     if result.kernel_psnr is not None:
         parts.append(f"kernel PSNR {result.kernel_psnr:.2f} dB")
     parts.append(f"{result.seconds:.1f} s")
+    if result.expected_error is not None and result.expected_error > UNCERTAIN:
+        parts.append(f"uncertain: the picture shows too little of its blur (± {result.expected_error:.0%})")
     return "  ".join(parts)
 
 

@@ -29,6 +29,8 @@ class Estimate:
     """Wall-clock time of the estimation."""
     seed: int
     """Seed of every draw: the same seed, settings and device give the same estimate."""
+    expected_error: float | None = None
+    """Error to expect of the kernel's covariance, relative to it (0.05 is good), where the estimator knows."""
 
 
 class Estimator(Protocol):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "SCALE_FACTORS",
     "centre",
     "centre_of_mass",
     "from_kernelgan",
@@ -25,6 +26,9 @@ __all__ = [
     "random_kernels_numpy",
     "variance_range",
 ]
+
+SCALE_FACTORS = (2, 3, 4, 8)
+"""The scale factors that the project has weights for."""
 
 
 def kernel_side(scale_factor: int) -> int:

@@ -30,6 +30,8 @@ class Result:
     """Kernel PSNR in dB for a peak of 1, where the true kernel is known."""
     seconds: float = 0.0
     """Wall-clock time of the estimation."""
+    expected_error: float | None = None
+    """Error to expect of the kernel's covariance, relative to it, where the estimator knows."""
     error: str | None = None
     """Why there is no result, in one line."""
 
@@ -83,6 +85,7 @@ def process(
                 ssim=ssim,
                 kernel_psnr=kernel_score,
                 seconds=estimate.seconds,
+                expected_error=estimate.expected_error,
             )
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
             message = " ".join(str(error).split()) or "out of memory"

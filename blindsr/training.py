@@ -137,7 +137,7 @@ def fit(
             optimizer.load_state_dict(state["optimizer"])
             generator.set_state(state["generator"])
             start, best, log = state["step"], state["best"], state["log"]
-        except (KeyError, RuntimeError) as error:
+        except (KeyError, ValueError, RuntimeError) as error:
             raise ValueError(f"{resume}: not a checkpoint of this training; resume from a last.pt") from error
 
     losses = []
@@ -152,7 +152,8 @@ def fit(
         optimizer.step()
         decay = min(settings.ema, (1 + step) / (10 + step))
         with torch.no_grad():
-            torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 - decay)
+            for mean, parameter in zip(average.parameters(), net.parameters(), strict=True):
+                mean.lerp_(parameter, 1 - decay)
         losses.append(float(loss.detach()))
         if not math.isfinite(losses[-1]):
             raise ValueError(f"the training diverged at step {step + 1}; use a smaller --learning-rate")

@@ -43,6 +43,7 @@ def main() -> int:
             seed=options.seed,
         ),
         unit="picture",
+        delay=0.1,
     ):
         if error is None:
             done += 1

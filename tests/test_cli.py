@@ -46,6 +46,7 @@ def refused(process, *words):
     text = process.stdout + process.stderr
     lines = [line for line in text.splitlines() if "error: " in line]
     assert len(lines) == 1, text
+    assert "Warning" not in text
     for word in words:
         assert str(word) in lines[0], lines[0]
 

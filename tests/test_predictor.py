@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from blindsr.cli import UNCERTAIN
 from blindsr.degradation import border, degrade, quantize
 from blindsr.kernels import gaussian_kernels, kernel_side, random_kernels, variance_range
 from blindsr.metrics import kernel_psnr
@@ -76,12 +77,33 @@ def test_any_size_will_do(predictor, size):
     prediction = predictor.predict(lr, 4)
     assert prediction.kernel.shape == (1, 1, 19, 19)
     assert torch.isfinite(prediction.kernel).all()
-    assert math.isfinite(prediction.log_error)
+    assert 0 < prediction.expected_error < 20
     assert torch.equal(prediction.kernel, predictor.predict(lr, 4).kernel)
 
 
-def test_a_flat_picture_is_answered_too(predictor):
-    assert torch.isfinite(predictor.predict(torch.full((1, 3, 40, 40), 0.5), 2).kernel).all()
+def test_a_flat_picture_is_answered_with_doubt(predictor, photograph):
+    flat = predictor.predict(torch.full((1, 3, 40, 40), 0.5), 2)
+    assert torch.isfinite(flat.kernel).all()
+    kernel = random_kernels(1, 2, torch.Generator().manual_seed(0))
+    clear = predictor.predict(quantize(degrade(photograph, kernel, 2)), 2)
+    assert clear.expected_error < 0.15 < UNCERTAIN < flat.expected_error
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"scales": ()},
+        {"scales": (5,)},
+        {"crops": ()},
+        {"crops": (8,)},
+        {"ema": 2.0},
+        {"noisy": 3.0},
+        {"zoom": (2, 1)},
+    ],
+)
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"--{next(iter(wrong))}"):
+        PredictorSettings(**wrong)
 
 
 def test_only_the_textured_tiles_of_a_large_picture_are_looked_at():
