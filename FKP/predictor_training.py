@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blindsr.checks import require_between, require_positive, require_scales
+from blindsr.checks import require_between, require_positive
 from blindsr.degradation import add_noise, border, degrade, quantize
 from blindsr.initialization import draw_parameters
 from blindsr.kernels import gaussian_kernels, kernel_side, variance_range
-from blindsr.training import OnValidation, fit, gains_from_bfloat16, hold_out
+from blindsr.training import OnValidation, Schedule, fit, gains_from_bfloat16, hold_out
 from FKP.predictor import SMALLEST, KernelPredictor, to_log_covariance
 
 __all__ = ["PredictorSettings", "negative_log_likelihood", "train_predictor"]
@@ -24,17 +24,18 @@ LARGEST_CROP = 320
 
 
 @dataclass(frozen=True)
-class PredictorSettings:
+class PredictorSettings(Schedule):
     """How the predictor is trained."""
 
     steps: int = 60_000
-    """Optimiser steps of the whole schedule; the cosine ends there."""
+    learning_rate: float = 1.5e-3
+    clip: float = 1.0
+    held_out: int = 40
+    sigma_max: float = 10.0
     crops: tuple[int, ...] = (40, 56, 72)
     """Sides of the LR crops in pixels; each step takes one (less where 320 HR pixels do not hold it)."""
     pixels: int = 73_728
     """LR pixels per step: the number of crops follows from their size."""
-    scales: tuple[int, ...] = (2, 2, 3, 3, 4, 4, 8)
-    """Each step takes one of these scale factors, all equally likely."""
     narrow: float = 0.35
     """Share of variances drawn uniformly in their logarithm; the others uniformly, as in the test sets."""
     zoom: tuple[float, float] = (0.55, 1.6)
@@ -42,28 +43,11 @@ class PredictorSettings:
     differ in sharpness; without this, those that are softer than the training's are taken for more blurred."""
     noisy: float = 0.3
     """Share of crops with noise."""
-    sigma_max: float = 10.0
-    """Largest noise level, in grey levels of 255."""
-    learning_rate: float = 1.5e-3
-    """Peak rate of Adam, after a linear warm-up and before a cosine decay to 1 %."""
-    warmup: int = 200
-    """Steps of linear warm-up."""
-    ema: float = 0.999
-    """Decay of the exponential moving average of the weights, which is what is saved as the result."""
-    clip: float = 1.0
-    """Largest gradient norm."""
-    validate_every: int = 1000
-    """Steps between validations and checkpoints."""
-    held_out: int = 40
-    """Pictures left out of the training, the last by name, for validation."""
-    seed: int = 0
-    """Seed of the initial weights and of every draw."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "steps", "pixels", "learning_rate", "validate_every", "held_out", "clip")
-        require_between(self, 0, 1, "ema", "noisy", "narrow")
-        require_between(self, 0, 255, "sigma_max")
-        require_scales(self.scales)
+        super().__post_init__()
+        require_positive(self, "pixels")
+        require_between(self, 0, 1, "noisy", "narrow")
         if not self.crops:
             raise ValueError("--crops: give at least one")
         if not 0 < self.zoom[0] <= self.zoom[1]:

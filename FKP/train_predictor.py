@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
-from tqdm import tqdm
 
-from blindsr.cli import parse, run
+from blindsr.cli import parse, run, training_bar
 from blindsr.devices import DeviceName, pick_device
 from blindsr.paths import RUNS
 from blindsr.training import read_photographs
@@ -37,24 +36,14 @@ def main() -> int:
     settings = options.training
     images = read_photographs(options.images, SMALLEST_SIDE)
     print(f"{len(images)} pictures from {options.images}")
-    with tqdm(total=settings.steps, unit="step", smoothing=0.05) as bar:
-
-        def on_step(step: int, loss: float) -> None:
-            bar.update(step - bar.n)
-            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-
-        def on_validation(entry: dict[str, Any]) -> None:
-            errors = ", ".join(f"x{s} {-score:.3f}" for s, score in entry["scores"].items())
-            bar.write(f"step {entry['step']}: loss {entry['loss']:.4f}, error of the log-covariance {errors}")
-
+    with training_bar(settings.steps, "error of the log-covariance", lambda score: f"{-score:.3f}") as callbacks:
         train_predictor(
             images,
             settings,
             options.output_dir,
             pick_device(options.device),
             options.restore_file,
-            on_step,
-            on_validation,
+            *callbacks,
         )
     print(f"weights: {options.output_dir / 'kernel_predictor.pth'}")
     return 0

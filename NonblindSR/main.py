@@ -3,12 +3,11 @@
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
-from tqdm import tqdm
 
-from blindsr.cli import parse, run
+from blindsr.cli import parse, run, training_bar
 from blindsr.datasets import find_items
 from blindsr.devices import DeviceName, pick_device
 from blindsr.paths import RUNS
@@ -53,24 +52,14 @@ def run_training(options: Options) -> int:
     settings = options.training
     images = read_photographs(options.images, settings.patch)
     print(f"{len(images)} pictures from {options.images}")
-    with tqdm(total=settings.steps, unit="step", smoothing=0.05) as bar:
-
-        def on_step(step: int, loss: float) -> None:
-            bar.update(step - bar.n)
-            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-
-        def on_validation(entry: dict[str, Any]) -> None:
-            scores = ", ".join(f"x{s} {psnr:.2f}" for s, psnr in entry["scores"].items())
-            bar.write(f"step {entry['step']}: loss {entry['loss']:.5f}, PSNR {scores} dB")
-
+    with training_bar(settings.steps, "PSNR (dB)", lambda score: f"{score:.2f}") as callbacks:
         train(
             images,
             settings,
             options.output_dir,
             pick_device(options.device),
             options.restore_file,
-            on_step,
-            on_validation,
+            *callbacks,
         )
     print(f"weights: {options.output_dir / 'usrnet_tiny.pth'}")
     return 0

@@ -10,54 +10,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blindsr.checks import require_between, require_positive, require_scales
+from blindsr.checks import require_between, require_positive
 from blindsr.degradation import add_noise, centre_crop, degrade, modcrop, quantize
 from blindsr.images import to_uint8
 from blindsr.initialization import draw_parameters
 from blindsr.kernels import kernel_side, random_kernels
 from blindsr.metrics import psnr_ssim_y
-from blindsr.training import OnValidation, fit, gains_from_bfloat16, hold_out
+from blindsr.training import OnValidation, Schedule, fit, gains_from_bfloat16, hold_out
 from NonblindSR.usrnet import USRNet
 
 __all__ = ["TrainingSettings", "train", "validate"]
 
 
 @dataclass(frozen=True)
-class TrainingSettings:
-    """How USRNet is trained. "Original" is the published recipe (USRNet, section 5.1)."""
+class TrainingSettings(Schedule):
+    """How USRNet is trained. The published recipe (USRNet, section 5.1): Adam at 1e-4, halved every 100 000 steps,
+    48 patches of 96×96, scale factors 1 to 4, noise up to 25."""
 
     steps: int = 12_000
-    """Optimiser steps of the whole schedule; the cosine ends there."""
+    learning_rate: float = 1e-3
+    clip: float = 0.5
+    held_out: int = 8
+    sigma_max: float = 15.0
     batch: int = 8
     """Patches per step (original: 48)."""
     patch: int = 72
     """Side of an HR patch in pixels (original: 96)."""
-    learning_rate: float = 1e-3
-    """Peak rate of Adam, after a linear warm-up and before a cosine decay to 1 % (original: 1e-4, halved)."""
-    warmup: int = 200
-    """Steps of linear warm-up."""
-    scales: tuple[int, ...] = (2, 2, 3, 3, 4, 4, 8)
-    """Each step takes one of these scale factors, all equally likely (original: 1, 2, 3, 4)."""
-    sigma_max: float = 15.0
-    """Largest noise level, in grey levels of 255 (original: 25)."""
     noise_free: float = 0.5
     """Share of patches without noise: blind estimation hands over σ = 0."""
-    ema: float = 0.999
-    """Decay of the exponential moving average of the weights, which is what is saved as the result."""
-    clip: float = 0.5
-    """Largest gradient norm."""
-    validate_every: int = 1000
-    """Steps between validations and checkpoints."""
-    held_out: int = 8
-    """Pictures left out of the training, the last by name, for the validation PSNR."""
-    seed: int = 0
-    """Seed of the initial weights and of every draw."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "steps", "batch", "learning_rate", "validate_every", "held_out", "clip")
-        require_between(self, 0, 1, "ema", "noise_free")
-        require_between(self, 0, 255, "sigma_max")
-        require_scales(self.scales)
+        super().__post_init__()
+        require_positive(self, "batch")
+        require_between(self, 0, 1, "noise_free")
         for scale_factor in self.scales:
             if self.patch - self.patch % scale_factor < kernel_side(scale_factor):
                 side = kernel_side(scale_factor)

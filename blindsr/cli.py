@@ -4,10 +4,11 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import tyro
@@ -19,8 +20,9 @@ from blindsr.devices import DeviceName, pick_device
 from blindsr.estimation import Estimator, NonblindSR, OnStep
 from blindsr.paths import DATA
 from blindsr.pipeline import Result, process
+from blindsr.training import OnValidation
 
-__all__ = ["EstimatorOptions", "parse", "peek", "run", "run_estimator"]
+__all__ = ["EstimatorOptions", "parse", "peek", "run", "run_estimator", "training_bar"]
 
 Options = TypeVar("Options")
 
@@ -91,6 +93,29 @@ def run(main: Callable[[], int]) -> None:
         print("\ninterrupted; what was finished until then is kept", file=sys.stderr)
         status = 130
     sys.exit(status)
+
+
+@contextmanager
+def training_bar(
+    steps: int, what: str, describe: Callable[[float], str]
+) -> Iterator[tuple[Callable[[int, float], None], OnValidation]]:
+    """A progress bar for :func:`blindsr.training.fit`: its ``on_step`` and ``on_validation``.
+
+    Args:
+        what: the scores' name.
+        describe: formats a score.
+    """
+    with tqdm(total=steps, unit="step", smoothing=0.05) as bar:
+
+        def on_step(step: int, loss: float) -> None:
+            bar.update(step - bar.n)
+            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+
+        def on_validation(entry: dict[str, Any]) -> None:
+            scores = ", ".join(f"x{s} {describe(score)}" for s, score in entry["scores"].items())
+            bar.write(f"step {entry['step']}: loss {entry['loss']:.5f}, {what} {scores}")
+
+        yield on_step, on_validation
 
 
 def run_estimator(

@@ -4,15 +4,16 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from blindsr.checkpoints import check_resumable, load_checkpoint, save_checkpoint
+from blindsr.checks import require_between, require_positive, require_scales
 from blindsr.images import is_image_name, read_image, to_uint8
 
 __all__ = ["OnValidation", "Schedule", "fit", "gains_from_bfloat16", "hold_out", "read_photographs"]
@@ -24,21 +25,36 @@ OnValidation = Callable[[dict[str, Any]], None]
 """Called with the log entry of each validation: step, loss, scores by scale factor, seconds."""
 
 
-class Schedule(Protocol):
-    """What :func:`fit` reads of a training's settings, a frozen dataclass."""
+@dataclass(frozen=True)
+class Schedule:
+    """What the trainings of all networks have in common; each sets its own numbers."""
 
-    @property
-    def steps(self) -> int: ...
-    @property
-    def learning_rate(self) -> float: ...
-    @property
-    def warmup(self) -> int: ...
-    @property
-    def ema(self) -> float: ...
-    @property
-    def clip(self) -> float: ...
-    @property
-    def validate_every(self) -> int: ...
+    steps: int
+    """Optimiser steps of the whole schedule; the cosine ends there."""
+    learning_rate: float
+    """Peak rate of Adam, after a linear warm-up and before a cosine decay to 1 %."""
+    clip: float
+    """Largest gradient norm."""
+    held_out: int
+    """Pictures left out of the training, the last by name, for validation."""
+    sigma_max: float
+    """Largest noise level, in grey levels of 255."""
+    warmup: int = 200
+    """Steps of linear warm-up."""
+    scales: tuple[int, ...] = (2, 2, 3, 3, 4, 4, 8)
+    """Each step takes one of these scale factors, all equally likely."""
+    ema: float = 0.999
+    """Decay of the exponential moving average of the weights, which is what is saved as the result."""
+    validate_every: int = 1000
+    """Steps between validations and checkpoints."""
+    seed: int = 0
+    """Seed of the initial weights and of every draw."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "steps", "learning_rate", "validate_every", "held_out", "clip")
+        require_between(self, 0, 1, "ema")
+        require_between(self, 0, 255, "sigma_max")
+        require_scales(self.scales)
 
 
 def read_photographs(folder: Path, side: int) -> list[Tensor]:
@@ -122,7 +138,7 @@ def fit(
     optimizer = torch.optim.Adam(net.parameters(), lr=settings.learning_rate)
     identity: dict[str, Any] = {
         # Lists instead of tuples survive a restricted load.
-        **{key: list(v) if isinstance(v, tuple) else v for key, v in asdict(settings).items()},  # type: ignore[call-overload]
+        **{key: list(v) if isinstance(v, tuple) else v for key, v in asdict(settings).items()},
         "pictures": [len(images), sum(int(image.sum()) for image in images)],
     }
     start, best, log = 0, -math.inf, []

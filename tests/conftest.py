@@ -47,6 +47,28 @@ def photograph() -> Tensor:
     return read_image(DATA / "datasets" / "Test" / "HR" / "chelsea.png")[..., :288, :432]
 
 
+@pytest.fixture(scope="session")
+def resumes_exactly():
+    """resumes_exactly(train, whole, folder): broken off at step 5 and resumed, it ends like ``whole``."""
+
+    class Stop(Exception):
+        pass
+
+    def interrupt(step, loss):
+        if step == 5:
+            raise Stop
+
+    def check(train, whole, folder):
+        cpu = torch.device("cpu")
+        with pytest.raises(Stop):
+            train(folder, cpu, on_step=interrupt)
+        resumed = train(folder, cpu, resume=folder / "last.pt")
+        for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+            assert torch.equal(a, b), name
+
+    return check
+
+
 @pytest.fixture
 def evil_pickle(tmp_path: Path) -> Path:
     """A checkpoint that would create the file ``executed`` beside itself if it were unpickled freely."""

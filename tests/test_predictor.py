@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -174,7 +175,7 @@ def test_likelihood_is_best_at_the_truth_with_the_right_width():
     assert loss(wrong, math.log(0.05)) < min(loss(wrong, math.log(0.005)), loss(wrong, math.log(0.5)))
 
 
-def test_a_resumed_training_is_exactly_the_unbroken_one(tmp_path, photos):
+def test_a_resumed_training_is_exactly_the_unbroken_one(tmp_path, photos, resumes_exactly):
     cpu = torch.device("cpu")
     scores = []
     whole = train_predictor(
@@ -182,18 +183,7 @@ def test_a_resumed_training_is_exactly_the_unbroken_one(tmp_path, photos):
     )
     assert [sorted(score) for score in scores] == [[2, 3]] * 3
 
-    class Stop(Exception):
-        pass
-
-    def interrupt(step, loss):
-        if step == 5:
-            raise Stop
-
-    with pytest.raises(Stop):
-        train_predictor(photos, SHORT, tmp_path / "part", cpu, on_step=interrupt)
-    resumed = train_predictor(photos, SHORT, tmp_path / "part", cpu, resume=tmp_path / "part" / "last.pt")
-    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
-        assert torch.equal(a, b), name
+    resumes_exactly(partial(train_predictor, photos, SHORT), whole, tmp_path / "part")
     KernelPredictor.from_pretrained(tmp_path / "part" / "kernel_predictor.pth")
 
 

@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -169,22 +171,11 @@ def photos(picture):
     return [(255 * image[0]).byte() for image in (picture, picture.flip(-1), 1 - picture)]
 
 
-def test_a_resumed_training_is_exactly_the_unbroken_one(tmp_path, photos):
+def test_a_resumed_training_is_exactly_the_unbroken_one(tmp_path, photos, resumes_exactly):
     cpu = torch.device("cpu")
     whole = train(photos, SHORT, tmp_path / "whole", cpu)
 
-    class Stop(Exception):
-        pass
-
-    def interrupt(step, loss):
-        if step == 5:
-            raise Stop
-
-    with pytest.raises(Stop):
-        train(photos, SHORT, tmp_path / "part", cpu, on_step=interrupt)
-    resumed = train(photos, SHORT, tmp_path / "part", cpu, resume=tmp_path / "part" / "last.pt")
-    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
-        assert torch.equal(a, b), name
+    resumes_exactly(partial(train, photos, SHORT), whole, tmp_path / "part")
     USRNet.from_pretrained(tmp_path / "part" / "usrnet_tiny.pth")
 
 
