@@ -21,7 +21,7 @@ import torch
 
 from blindsr.cli import parse, run
 from blindsr.datasets import find_items
-from blindsr.devices import pick_device
+from blindsr.devices import keep_freed_memory, pick_device
 from blindsr.pipeline import process
 from DIPFKP.estimator import PRESETS, estimate
 from FKP import KernelPredictor, KernelPrior
@@ -86,7 +86,7 @@ def main() -> int:
     context = multiprocessing.get_context("spawn")
     for scale_factor in options.scales:
         for weights in (None, options.official) if options.official else (None,):
-            with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+            with ProcessPoolExecutor(1, mp_context=context, initializer=keep_freed_memory) as pool:
                 print(pool.submit(row, options, scale_factor, weights).result(), flush=True)
     return 0
 

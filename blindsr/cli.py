@@ -16,7 +16,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from blindsr.datasets import Item, find_items, input_items
-from blindsr.devices import DeviceName, pick_device
+from blindsr.devices import DeviceName, keep_freed_memory, pick_device
 from blindsr.estimation import Estimator, NonblindSR, OnStep
 from blindsr.paths import DATA
 from blindsr.pipeline import Result, process
@@ -84,6 +84,7 @@ def peek(option: str, default: str) -> str:
 def run(main: Callable[[], int]) -> None:
     """Run ``main`` and exit with its status; what the user can mend is one line and status 2."""
     logging.basicConfig(format="note: %(message)s", level=logging.WARNING)
+    keep_freed_memory()
     try:
         status = main()
     except (ValueError, OSError) as error:
