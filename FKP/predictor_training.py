@@ -8,13 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from blindsr.checks import require_between, require_positive
 from blindsr.degradation import add_noise, border, degrade, quantize
 from blindsr.initialization import draw_parameters
 from blindsr.kernels import gaussian_kernels, kernel_side, variance_range
-from blindsr.training import OnValidation, Schedule, fit, gains_from_bfloat16, hold_out
+from blindsr.training import OnValidation, Schedule, fit, gains_from_bfloat16, hold_out, process_count
 from FKP.predictor import SMALLEST, KernelPredictor, to_log_covariance
 
 __all__ = ["PredictorSettings", "negative_log_likelihood", "train_predictor"]
@@ -29,13 +29,14 @@ class PredictorSettings(Schedule):
 
     steps: int = 60_000
     learning_rate: float = 1.5e-3
+    muon_rate: float = 1.5e-3
     clip: float = 1.0
     held_out: int = 40
     sigma_max: float = 10.0
     crops: tuple[int, ...] = (40, 56, 72)
     """Sides of the LR crops in pixels; each step takes one (less where 320 HR pixels do not hold it)."""
     pixels: int = 73_728
-    """LR pixels per step: the number of crops follows from their size."""
+    """LR pixels per step, of all processes together: the number of crops follows from their size."""
     narrow: float = 0.35
     """Share of variances drawn uniformly in their logarithm; the others uniformly, as in the test sets."""
     zoom: tuple[float, float] = (0.55, 1.6)
@@ -155,24 +156,23 @@ def train_predictor(
         ValueError: there are too few pictures, or ``resume`` was made with other settings.
     """
     training, validation = hold_out(images, settings.held_out)
-    generator = torch.Generator().manual_seed(settings.seed)
     net = KernelPredictor()
-    draw_parameters(net, generator)
+    draw_parameters(net, torch.Generator().manual_seed(settings.seed))
     net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = KernelPredictor().to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     average.load_state_dict(net.state_dict())
     source = CropSource(training, settings)
     mixed_precision = gains_from_bfloat16(device)
 
-    def draw_loss(generator: torch.Generator) -> Tensor:
+    def draw_loss(model: nn.Module, generator: torch.Generator) -> Tensor:
         first, second = torch.randint(2**31, (2,), generator=generator).tolist()
         scale_factor = settings.scales[first % len(settings.scales)]
         crop = _crop_side(settings.crops[second % len(settings.crops)], scale_factor)
         # Crops at x8 come from nearly whole photographs: half as many cost as much as the other scales' do.
-        count = max(4, settings.pixels // crop**2 // (1 if scale_factor < 8 else 2))
+        count = max(4, settings.pixels // crop**2 // (1 if scale_factor < 8 else 2) // process_count())
         luma, target = (t.to(device) for t in source.draw(scale_factor, crop, count, generator))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed_precision):
-            entries, log_errors = net(luma, scale_factor)
+            entries, log_errors = model(luma, scale_factor)
         return negative_log_likelihood(entries.float(), log_errors.float(), target)
 
     @torch.no_grad()
@@ -196,7 +196,6 @@ def train_predictor(
         images,
         folder,
         "kernel_predictor.pth",
-        generator,
         resume,
         on_step,
         on_validation,

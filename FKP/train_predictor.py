@@ -7,9 +7,9 @@ from typing import Annotated
 import tyro
 
 from blindsr.cli import parse, run, training_bar
-from blindsr.devices import DeviceName, pick_device
+from blindsr.devices import DeviceName
 from blindsr.paths import RUNS
-from blindsr.training import read_photographs
+from blindsr.training import read_photographs, training_device
 from FKP.predictor_training import PredictorSettings, train_predictor
 
 SMALLEST_SIDE = 200
@@ -35,17 +35,17 @@ def main() -> int:
     options = parse(Options, __doc__ or "")
     settings = options.training
     images = read_photographs(options.images, SMALLEST_SIDE)
-    print(f"{len(images)} pictures from {options.images}")
-    with training_bar(settings.steps, "error of the log-covariance", lambda score: f"{-score:.3f}") as callbacks:
-        train_predictor(
-            images,
-            settings,
-            options.output_dir,
-            pick_device(options.device),
-            options.restore_file,
-            *callbacks,
-        )
-    print(f"weights: {options.output_dir / 'kernel_predictor.pth'}")
+    with (
+        training_device(options.device) as device,
+        training_bar(settings.steps, "error of the log-covariance", lambda score: f"{-score:.3f}") as (
+            report,
+            on_step,
+            on_validation,
+        ),
+    ):
+        report(f"{len(images)} pictures from {options.images}")
+        train_predictor(images, settings, options.output_dir, device, options.restore_file, on_step, on_validation)
+        report(f"weights: {options.output_dir / 'kernel_predictor.pth'}")
     return 0
 
 

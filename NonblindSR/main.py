@@ -11,7 +11,7 @@ from blindsr.cli import parse, run, training_bar
 from blindsr.datasets import find_items
 from blindsr.devices import DeviceName, pick_device
 from blindsr.paths import RUNS
-from blindsr.training import read_photographs
+from blindsr.training import read_photographs, training_device
 from NonblindSR.evaluation import evaluate
 from NonblindSR.training import TrainingSettings, train
 from NonblindSR.usrnet import USRNet
@@ -51,17 +51,13 @@ def run_training(options: Options) -> int:
         raise ValueError("--train needs --images DIR, a folder of photographs")
     settings = options.training
     images = read_photographs(options.images, settings.patch)
-    print(f"{len(images)} pictures from {options.images}")
-    with training_bar(settings.steps, "PSNR (dB)", lambda score: f"{score:.2f}") as callbacks:
-        train(
-            images,
-            settings,
-            options.output_dir,
-            pick_device(options.device),
-            options.restore_file,
-            *callbacks,
-        )
-    print(f"weights: {options.output_dir / 'usrnet_tiny.pth'}")
+    with (
+        training_device(options.device) as device,
+        training_bar(settings.steps, "PSNR (dB)", lambda score: f"{score:.2f}") as (report, on_step, on_validation),
+    ):
+        report(f"{len(images)} pictures from {options.images}")
+        train(images, settings, options.output_dir, device, options.restore_file, on_step, on_validation)
+        report(f"weights: {options.output_dir / 'usrnet_tiny.pth'}")
     return 0
 
 

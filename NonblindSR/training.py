@@ -16,7 +16,7 @@ from blindsr.images import to_uint8
 from blindsr.initialization import draw_parameters
 from blindsr.kernels import kernel_side, random_kernels
 from blindsr.metrics import psnr_ssim_y
-from blindsr.training import OnValidation, Schedule, fit, gains_from_bfloat16, hold_out
+from blindsr.training import OnValidation, Schedule, fit, gains_from_bfloat16, hold_out, process_count
 from NonblindSR.usrnet import USRNet
 
 __all__ = ["TrainingSettings", "train", "validate"]
@@ -27,13 +27,14 @@ class TrainingSettings(Schedule):
     """How USRNet is trained. The published recipe (USRNet, section 5.1): Adam at 1e-4, halved every 100 000 steps,
     48 patches of 96×96, scale factors 1 to 4, noise up to 25."""
 
-    steps: int = 12_000
+    steps: int = 18_000
     learning_rate: float = 1e-3
+    muon_rate: float = 3e-3
     clip: float = 0.5
     held_out: int = 8
     sigma_max: float = 15.0
     batch: int = 8
-    """Patches per step (original: 48)."""
+    """Patches per step (original: 48), of all processes together."""
     patch: int = 72
     """Side of an HR patch in pixels (original: 96)."""
     noise_free: float = 0.5
@@ -83,10 +84,13 @@ def identity_start(net: USRNet, generator: torch.Generator) -> None:
 
 
 class PatchSource:
-    """Draws training batches. Draws depend on ``generator`` alone, so that a resumed run repeats them."""
+    """Draws training batches of one process; draws depend on the generator alone."""
 
     def __init__(self, images: list[Tensor], settings: TrainingSettings, device: torch.device) -> None:
+        if settings.batch % process_count():
+            raise ValueError(f"--batch {settings.batch}: must be a multiple of the {process_count()} processes")
         self.images = images
+        self.batch = settings.batch // process_count()
         self.settings = settings
         self.device = device
         sizes = torch.tensor([image.shape[1] * image.shape[2] for image in images], dtype=torch.float64)
@@ -101,7 +105,7 @@ class PatchSource:
 
         scale_factor = settings.scales[integer(len(settings.scales))]
         side = settings.patch - settings.patch % scale_factor
-        chosen = torch.multinomial(self.weights, settings.batch, replacement=True, generator=generator)
+        chosen = torch.multinomial(self.weights, self.batch, replacement=True, generator=generator)
         patches = []
         for index in chosen.tolist():
             image = self.images[index]
@@ -110,9 +114,9 @@ class PatchSource:
             patch = torch.rot90(patch, integer(4), (1, 2))
             patches.append(patch.flip(2) if integer(2) else patch)
         hr = torch.stack(patches).to(self.device).float() / 255
-        kernels = random_kernels(settings.batch, scale_factor, generator).to(self.device)
-        noisy = torch.rand(settings.batch, generator=generator) >= settings.noise_free
-        sigma = noisy * torch.rand(settings.batch, generator=generator) * settings.sigma_max / 255
+        kernels = random_kernels(self.batch, scale_factor, generator).to(self.device)
+        noisy = torch.rand(self.batch, generator=generator) >= settings.noise_free
+        sigma = noisy * torch.rand(self.batch, generator=generator) * settings.sigma_max / 255
         lr = degrade(hr, kernels, scale_factor).cpu()
         lr = quantize(add_noise(lr, sigma.view(-1, 1, 1, 1), generator)).to(self.device)
         return lr, hr, kernels, scale_factor, sigma.to(self.device)
@@ -164,9 +168,8 @@ def train(
     pictures = images
     images, validation = hold_out(images, settings.held_out)
     validation = [centre_crop(image, 192) for image in validation]
-    generator = torch.Generator().manual_seed(settings.seed)
     net = USRNet()
-    identity_start(net, generator)
+    identity_start(net, torch.Generator().manual_seed(settings.seed))
     net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = USRNet().to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     average.load_state_dict(net.state_dict())
@@ -175,10 +178,10 @@ def train(
     if device.type == "cuda":
         net.p.compile()
 
-    def draw_loss(generator: torch.Generator) -> Tensor:
+    def draw_loss(model: nn.Module, generator: torch.Generator) -> Tensor:
         lr, hr, kernels, scale_factor, sigma = source.draw(generator)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed_precision):
-            sr = net(lr, kernels, scale_factor, sigma)
+            sr = model(lr, kernels, scale_factor, sigma)
         return F.l1_loss(sr, hr)
 
     def scores() -> dict[int, float]:
@@ -193,7 +196,6 @@ def train(
         pictures,
         folder,
         "usrnet_tiny.pth",
-        generator,
         resume,
         on_step,
         on_validation,

@@ -20,7 +20,7 @@ from blindsr.devices import DeviceName, keep_freed_memory, pick_device
 from blindsr.estimation import Estimator, NonblindSR, OnStep
 from blindsr.paths import DATA
 from blindsr.pipeline import Result, process
-from blindsr.training import OnValidation
+from blindsr.training import OnValidation, process_rank
 
 __all__ = ["EstimatorOptions", "parse", "peek", "run", "run_estimator", "training_bar"]
 
@@ -99,14 +99,20 @@ def run(main: Callable[[], int]) -> None:
 @contextmanager
 def training_bar(
     steps: int, what: str, describe: Callable[[float], str]
-) -> Iterator[tuple[Callable[[int, float], None], OnValidation]]:
-    """A progress bar for :func:`blindsr.training.fit`: its ``on_step`` and ``on_validation``.
+) -> Iterator[tuple[Callable[[str], None], Callable[[int, float], None], OnValidation]]:
+    """A progress bar for :func:`blindsr.training.fit`: a way to print beside it, ``on_step`` and ``on_validation``.
+
+    Of several processes only the first one's shows anything.
 
     Args:
         what: the scores' name.
         describe: formats a score.
     """
-    with tqdm(total=steps, unit="step", smoothing=0.05) as bar:
+    with tqdm(total=steps, unit="step", smoothing=0.05, disable=process_rank() > 0) as bar:
+
+        def report(line: str) -> None:
+            if not bar.disable:
+                bar.write(line)
 
         def on_step(step: int, loss: float) -> None:
             bar.update(step - bar.n)
@@ -114,9 +120,9 @@ def training_bar(
 
         def on_validation(entry: dict[str, Any]) -> None:
             scores = ", ".join(f"x{s} {describe(score)}" for s, score in entry["scores"].items())
-            bar.write(f"step {entry['step']}: loss {entry['loss']:.5f}, {what} {scores}")
+            report(f"step {entry['step']}: loss {entry['loss']:.5f}, {what} {scores}")
 
-        yield on_step, on_validation
+        yield report, on_step, on_validation
 
 
 def run_estimator(

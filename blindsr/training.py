@@ -1,22 +1,38 @@
-"""Training a network on draws made on the fly: averaged weights, warm-up and cosine, exact resuming."""
+"""Training a network on draws made on the fly, in one process or several: averaged weights, exact resuming."""
 
 import logging
 import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from blindsr.checkpoints import check_resumable, load_checkpoint, save_checkpoint
 from blindsr.checks import require_between, require_positive, require_scales
+from blindsr.devices import DeviceName, pick_device
 from blindsr.images import is_image_name, read_image, to_uint8
+from blindsr.optimizers import MuonAdam
 
-__all__ = ["OnValidation", "Schedule", "fit", "gains_from_bfloat16", "hold_out", "read_photographs"]
+__all__ = [
+    "OnValidation",
+    "Schedule",
+    "fit",
+    "gains_from_bfloat16",
+    "hold_out",
+    "process_count",
+    "process_rank",
+    "read_photographs",
+    "training_device",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +49,8 @@ class Schedule:
     """Optimiser steps of the whole schedule; the cosine ends there."""
     learning_rate: float
     """Peak rate of Adam, after a linear warm-up and before a cosine decay to 1 %."""
+    muon_rate: float
+    """Peak rate of Muon, which the hidden convolutions are trained with."""
     clip: float
     """Largest gradient norm."""
     held_out: int
@@ -51,9 +69,10 @@ class Schedule:
     """Seed of the initial weights and of every draw."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "steps", "learning_rate", "validate_every", "held_out", "clip")
+        require_positive(self, "steps", "learning_rate", "muon_rate", "validate_every", "held_out", "clip")
         require_between(self, 0, 1, "ema")
         require_between(self, 0, 255, "sigma_max")
+        require_between(self, 0, 2**32 - 1, "seed")
         require_scales(self.scales)
 
 
@@ -99,6 +118,38 @@ def gains_from_bfloat16(device: torch.device) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+@contextmanager
+def training_device(name: DeviceName) -> Iterator[torch.device]:
+    """The device to train on. Under ``torchrun`` also joins the other processes: each CUDA device has its own."""
+    device = pick_device(name)
+    if not dist.is_torchelastic_launched():
+        yield device
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
+
+
+def process_count() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def process_rank() -> int:
+    """This process's number among them; 0 reports and writes."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def step_generator(seed: int, step: int, rank: int) -> torch.Generator:
+    """The source of one step's draws in one process, so that a resumed run repeats those of an unbroken one."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))
+
+
 def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
     """Linear warm-up, then a cosine from 1 to 0.01."""
     warm = min(1.0, (step + 1) / max(1, warmup))
@@ -109,37 +160,41 @@ def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
 def fit(
     net: Network,
     average: Network,
-    draw_loss: Callable[[torch.Generator], Tensor],
+    draw_loss: Callable[[nn.Module, torch.Generator], Tensor],
     validate: Callable[[], dict[int, float]],
     settings: Schedule,
     images: list[Tensor],
     folder: Path,
     name: str,
-    generator: torch.Generator,
     resume: Path | None = None,
     on_step: Callable[[int, float], None] | None = None,
     on_validation: OnValidation | None = None,
 ) -> None:
     """Train ``net``; write ``last.pt`` (resumable) and the averaged weights, ``name``, into ``folder``.
 
+    Where several processes train together, each calls this with its own ``net``, draws its own batches, and steps
+    along the mean of all gradients; the first one validates, writes and reports.
+
     Args:
         average: the same network; keeps the exponential moving average of the weights, and the result.
-        draw_loss: draws a batch from the generator alone and returns the loss of ``net`` on it.
+        draw_loss: draws this process's batch from the generator alone; returns the loss on it of the module given.
         validate: scores of ``average`` by scale factor, larger is better; the best mean is kept as ``best.pth``.
         settings: the whole dataclass counts as the training's identity; resuming with another one is refused.
         images: C×H×W uint8; part of that identity, since draws depend on them.
-        generator: on the CPU.
         resume: a ``last.pt`` to go on from, with the same draws as an unbroken run.
         on_step: called with (step, loss).
 
     Raises:
         ValueError: the loss diverged, or ``resume`` was made with other settings or pictures.
     """
-    optimizer = torch.optim.Adam(net.parameters(), lr=settings.learning_rate)
+    rank, processes = process_rank(), process_count()
+    model: nn.Module = DistributedDataParallel(net) if processes > 1 else net
+    optimizer = MuonAdam(net, settings.learning_rate, settings.muon_rate)
     identity: dict[str, Any] = {
         # Lists instead of tuples survive a restricted load.
         **{key: list(v) if isinstance(v, tuple) else v for key, v in asdict(settings).items()},
         "pictures": [len(images), sum(int(image.sum()) for image in images)],
+        "processes": processes,
     }
     start, best, log = 0, -math.inf, []
     if resume is not None:
@@ -151,31 +206,28 @@ def fit(
             net.load_state_dict(state["net"])
             average.load_state_dict(state["average"])
             optimizer.load_state_dict(state["optimizer"])
-            generator.set_state(state["generator"])
             start, best, log = state["step"], state["best"], state["log"]
         except (KeyError, ValueError, RuntimeError) as error:
             raise ValueError(f"{resume}: not a checkpoint of this training; resume from a last.pt") from error
 
     losses = []
-    began = time.perf_counter()
+    began = time.perf_counter() - (log[-1]["seconds"] if log else 0)
     for step in range(start, settings.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * learning_rate_factor(step, settings.steps, settings.warmup)
-        loss = draw_loss(generator)
-        optimizer.zero_grad(set_to_none=True)
+        loss = draw_loss(model, step_generator(settings.seed, step, rank))
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), settings.clip)
-        optimizer.step()
+        optimizer.step(learning_rate_factor(step, settings.steps, settings.warmup))
         decay = min(settings.ema, (1 + step) / (10 + step))
         with torch.no_grad():
             for mean, parameter in zip(average.parameters(), net.parameters(), strict=True):
                 mean.lerp_(parameter, 1 - decay)
         losses.append(float(loss.detach()))
         if not math.isfinite(losses[-1]):
-            raise ValueError(f"the training diverged at step {step + 1}; use a smaller --learning-rate")
+            raise ValueError(f"the training diverged at step {step + 1}; use smaller --learning-rate and --muon-rate")
+        if rank > 0:
+            continue
         if on_step is not None:
             on_step(step + 1, losses[-1])
-
         if (step + 1) % settings.validate_every == 0 or step + 1 == settings.steps:
             scores = validate()
             entry = {
@@ -199,7 +251,6 @@ def fit(
                     "net": net.state_dict(),
                     "average": average.state_dict(),
                     "optimizer": optimizer.state_dict(),
-                    "generator": generator.get_state(),
                     "step": step + 1,
                     "best": best,
                     "log": log,
