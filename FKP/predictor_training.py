@@ -196,6 +196,7 @@ def train_predictor(
         images,
         folder,
         "kernel_predictor.pth",
+        "−error of the log-covariance",
         resume,
         on_step,
         on_validation,

@@ -23,7 +23,7 @@ class Options:
     images: Path
     """Folder of photographs, subfolders included."""
     output_dir: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = RUNS / "predictor"
-    """Where kernel_predictor.pth (the averaged weights), best.pth and last.pt go."""
+    """Where kernel_predictor.pth (the averaged weights), best.pth, last.pt and training.png (the log) go."""
     restore_file: Path | None = None
     """A last.pt of the same settings to resume from."""
     device: DeviceName = "auto"

@@ -28,7 +28,7 @@ class Options:
     images: Path | None = None
     """Folder of photographs to train on (searched with its subfolders)."""
     output_dir: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = RUNS / "usrnet"
-    """Where training writes usrnet_tiny.pth (the averaged weights), best.pth and last.pt."""
+    """Where training writes usrnet_tiny.pth (the averaged weights), best.pth, last.pt and training.png (the log)."""
     restore_file: Path | None = None
     """A last.pt of the same settings to resume from."""
     dataset: Annotated[str, tyro.conf.arg(aliases=["-d"])] = "Test"

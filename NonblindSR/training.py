@@ -196,6 +196,7 @@ def train(
         pictures,
         folder,
         "usrnet_tiny.pth",
+        "validation PSNR (dB)",
         resume,
         on_step,
         on_validation,

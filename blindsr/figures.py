@@ -1,6 +1,7 @@
-"""Kernels for people to look at."""
+"""Kernels and trainings for people to look at."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from blindsr.files import write_whole
 
-__all__ = ["save_kernel_comparison", "save_kernel_grid"]
+__all__ = ["save_kernel_comparison", "save_kernel_grid", "save_training_log"]
 
 
 def save_kernel_comparison(path: Path, kernels: dict[str, Tensor]) -> None:
@@ -40,3 +41,26 @@ def save_kernel_grid(path: Path, kernels: Tensor, columns: int = 10) -> None:
     axis.set_axis_off()
     with write_whole(path) as temporary:
         figure.savefig(temporary, dpi=150)
+
+
+def save_training_log(path: Path, log: list[dict[str, Any]], score: str) -> None:
+    """Draw loss and scores against steps, from the entries of :data:`blindsr.training.OnValidation`.
+
+    Args:
+        score: what the scores are, with their unit.
+    """
+    steps = [entry["step"] for entry in log]
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.semilogy(steps, [entry["loss"] for entry in log])
+    left.set_ylabel("training loss")
+    for scale_factor in log[0]["scores"]:
+        scores = np.array([entry["scores"][scale_factor] for entry in log])
+        right.plot(steps, scores - scores[-1], label=f"x{scale_factor}, last: {scores[-1]:.4g}")
+    right.set_ylabel(f"{score} − last")
+    right.legend()
+    for axis in (left, right):
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.3)
+    with write_whole(path) as temporary:
+        figure.savefig(temporary, dpi=120)

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from blindsr.checkpoints import check_resumable, load_checkpoint, save_checkpoint
 from blindsr.checks import require_between, require_positive, require_scales
 from blindsr.devices import DeviceName, pick_device
+from blindsr.figures import save_training_log
 from blindsr.images import is_image_name, read_image, to_uint8
 from blindsr.optimizers import MuonAdam
 
@@ -38,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 Network = TypeVar("Network", bound=nn.Module)
 OnValidation = Callable[[dict[str, Any]], None]
-"""Called with the log entry of each validation: step, loss, scores by scale factor, seconds."""
+"""Called with the log entry of each validation: step, median loss since the last, scores by scale factor, seconds."""
 
 
 @dataclass(frozen=True)
@@ -166,11 +167,12 @@ def fit(
     images: list[Tensor],
     folder: Path,
     name: str,
+    score_name: str,
     resume: Path | None = None,
     on_step: Callable[[int, float], None] | None = None,
     on_validation: OnValidation | None = None,
 ) -> None:
-    """Train ``net``; write ``last.pt`` (resumable) and the averaged weights, ``name``, into ``folder``.
+    """Train ``net``; write averaged weights (``name``), ``last.pt`` (resumable), ``training.png`` to ``folder``.
 
     Where several processes train together, each calls this with its own ``net``, draws its own batches, and steps
     along the mean of all gradients; the first one validates, writes and reports.
@@ -181,6 +183,7 @@ def fit(
         validate: scores of ``average`` by scale factor, larger is better; the best mean is kept as ``best.pth``.
         settings: the whole dataclass counts as the training's identity; resuming with another one is refused.
         images: C×H×W uint8; part of that identity, since draws depend on them.
+        score_name: what ``validate`` returns, with its unit.
         resume: a ``last.pt`` to go on from, with the same draws as an unbroken run.
         on_step: called with (step, loss).
 
@@ -232,7 +235,7 @@ def fit(
             scores = validate()
             entry = {
                 "step": step + 1,
-                "loss": float(np.mean(losses)),
+                "loss": float(np.median(losses)),
                 "scores": scores,
                 "seconds": time.perf_counter() - began,
             }
@@ -256,5 +259,6 @@ def fit(
                     "log": log,
                 },
             )
+            save_training_log(folder / "training.png", log, score_name)
             if on_validation is not None:
                 on_validation(entry)

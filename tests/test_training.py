@@ -79,7 +79,7 @@ with training_device("cpu"):
     def draw_loss(model, generator):
         seen.append(generator.initial_seed())
         return loss_of(model, generator)
-    fit(net, network(), draw_loss, lambda: {2: 0.0}, SHORT, PICTURES, folder, "weights.pth")
+    fit(net, network(), draw_loss, lambda: {2: 0.0}, SHORT, PICTURES, folder, "weights.pth", "score")
     torch.save({"net": net.state_dict(), "seen": seen}, folder / f"process{process_rank()}.pt")
 """
 
@@ -96,14 +96,14 @@ def test_two_processes_take_the_mean_gradient_of_different_draws(tmp_path):
     assert done.returncode == 0, done.stderr
     first, second = (torch.load(tmp_path / f"process{rank}.pt", weights_only=True) for rank in range(2))
     assert not set(first["seen"]) & set(second["seen"])
-    assert (tmp_path / "last.pt").exists()
+    assert {path.name for path in tmp_path.iterdir()} >= {"last.pt", "best.pth", "weights.pth", "training.png"}
 
     def both(model, generator):
         step = first["seen"].index(generator.initial_seed())
         return (loss_of(model, generator) + loss_of(model, step_generator(SHORT.seed, step, 1))) / 2
 
     alone = network()
-    fit(alone, network(), both, lambda: {2: 0.0}, SHORT, PICTURES, tmp_path / "alone", "weights.pth")
+    fit(alone, network(), both, lambda: {2: 0.0}, SHORT, PICTURES, tmp_path / "alone", "weights.pth", "score")
     for (name, expected), a, b in zip(
         alone.state_dict().items(), first["net"].values(), second["net"].values(), strict=True
     ):
