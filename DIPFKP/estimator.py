@@ -3,14 +3,14 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blindsr.checks import require_positive
+from blindsr.checks import require_between, require_positive
 from blindsr.degradation import border, centre_crop, degrade
 from blindsr.estimation import Estimate, OnStep
 from blindsr.initialization import draw_parameters
@@ -45,13 +45,16 @@ class DIPSettings:
     """Learning rate of Adam for the image network (paper: 5e-3)."""
     kernel_rate: float = 0.5
     """Learning rate of spherical Adam for DIPFKP's latent code (paper: 0.5). Baselines have their own."""
+    image_iterations: int = 1000
+    """Iterations for the picture itself, where it is wanted (paper: 1000, those of the joint fit)."""
+    image_channels: int = 128
+    """Channels of the network that makes the picture, where it is wanted (paper: 128, that of the joint fit)."""
     start: Literal["fixed", "predicted"] = "fixed"
     """Where DIPFKP's search for the kernel starts: at one kernel for all images (paper), or at the predictor's."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "iterations", "crop", "image_rate", "kernel_rate")
-        if self.channels < 2:
-            raise ValueError(f"--channels {self.channels}: must be at least 2")
+        require_positive(self, "iterations", "image_iterations", "crop", "image_rate", "kernel_rate")
+        require_between(self, 2, 1024, "channels", "image_channels")
         if self.frozen_iterations >= self.iterations:
             raise ValueError(
                 f"--iterations {self.iterations}: the kernel does not move in the first {self.frozen_iterations}; "
@@ -71,6 +74,8 @@ PRESETS = {
         crop=192,
         crop_position="texture",
         kernel_rate=5e-3,
+        image_iterations=300,
+        image_channels=64,
         start="predicted",
     ),
 }
@@ -155,8 +160,8 @@ def estimate(
     """Estimate the kernel of one LR image, and its HR image where that is wanted.
 
     The kernel is estimated on a crop; where that is the whole image, the forward model has its circular border,
-    elsewhere the LR pixels that see beyond the crop are left out of the loss. A wanted image that
-    the joint fit does not cover is fitted to the whole picture afterwards, with the kernel found.
+    elsewhere the LR pixels that see beyond the crop are left out of the loss. A wanted image that the joint fit
+    does not cover, or not well enough, is fitted to the whole picture afterwards, with the kernel found.
 
     Args:
         lr: 1×3×h×w float32 in [0, 1], on the device to compute on.
@@ -198,7 +203,9 @@ def estimate(
         prediction = predictor.predict(lr, scale_factor)
         start, expected_error = prediction.kernel, prediction.expected_error
     decode, kernel_optimizer = _searched_kernel(model, prior, start, side, settings.kernel_rate, generator, device)
-    total = settings.iterations * (1 if whole or not want_image else 2)
+    fine = settings.image_iterations <= settings.iterations and settings.image_channels == settings.channels
+    refit = want_image and not (whole and fine)
+    total = settings.iterations + (settings.image_iterations if refit else 0)
     losses: list[float] = []
 
     def advance(loss: Tensor) -> None:
@@ -211,7 +218,10 @@ def estimate(
     image = _fit(crop, scale_factor, settings, decode, kernel_optimizer, whole, generator, advance)
     with torch.no_grad():
         kernel = decode()
-    if want_image and not whole:
+    if refit:
+        settings = replace(
+            settings, iterations=settings.image_iterations, frozen_iterations=0, channels=settings.image_channels
+        )
         image = _fit(lr, scale_factor, settings, lambda: kernel, None, True, generator, advance)
     return Estimate(
         kernel=kernel.cpu(),

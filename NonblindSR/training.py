@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from blindsr.checks import require_between, require_positive
 from blindsr.degradation import add_noise, centre_crop, degrade, modcrop, quantize
 from blindsr.images import to_uint8
-from blindsr.initialization import draw_parameters
 from blindsr.kernels import kernel_side, random_kernels
 from blindsr.metrics import psnr_ssim_y
 from blindsr.training import OnValidation, Schedule, fit, gains_from_bfloat16, hold_out, process_count
-from NonblindSR.usrnet import USRNet
+from NonblindSR.usrnet import HyPaNet, USRNet
 
 __all__ = ["TrainingSettings", "train", "validate"]
 
@@ -27,9 +26,9 @@ class TrainingSettings(Schedule):
     """How USRNet is trained. The published recipe (USRNet, section 5.1): Adam at 1e-4, halved every 100 000 steps,
     48 patches of 96×96, scale factors 1 to 4, noise up to 25."""
 
-    steps: int = 18_000
-    learning_rate: float = 1e-3
-    muon_rate: float = 3e-3
+    steps: int = 7_500
+    learning_rate: float = 5e-4
+    muon_rate: float = 1.5e-3
     clip: float = 0.5
     held_out: int = 8
     sigma_max: float = 15.0
@@ -52,6 +51,41 @@ class TrainingSettings(Schedule):
                 )
 
 
+def schedule_start(net: HyPaNet, iterations: int) -> None:
+    """Initialise α and β to the schedule of plug-and-play restoration (DPIR: Zhang et al., PAMI 2021, section 4.2).
+
+    The denoiser's level σₖ falls from 0.5 to 0.02 (or the noise level, where that is larger) in equal ratios; βₖ = σₖ
+    and αₖ = 0.23 σ²/σₖ², with the 8-bit rounding of the LR image counted as noise. From a random start α and β stay
+    almost blind to σ, whose range is small, and the noise-free case pays for the noisy one.
+    """
+    rounding = 1 / 255 / math.sqrt(12)
+    sigma = torch.linspace(0, 50 / 255, 401, dtype=torch.float64)
+    noise = (sigma**2 + rounding**2)[:, None]
+    last = sigma.clamp(min=0.02)[:, None]
+    level = 0.5 * (last / 0.5) ** torch.linspace(0, 1, iterations, dtype=torch.float64)
+    schedule = torch.cat([0.23 * noise / level**2, level], dim=1)
+    target = torch.log(torch.expm1(schedule))  # what softplus turns into it
+    values = dict(net.named_parameters())
+    for value in values.values():
+        nn.init.zeros_(value)
+    # All but the last hidden unit are hinges in σ, dense where it is small and log α varies; the last passes s on.
+    units = len(values["mlp.0.bias"])
+    hinges = units - 1
+    knots = torch.cat([torch.zeros(1), torch.logspace(-4, math.log10(0.15), hinges - 1)]).double()
+    slopes = 1 / (0.2 - knots)
+    features = torch.relu((sigma[:, None] - knots) * slopes)
+    features = torch.cat([features, torch.ones_like(features[:, :1])], dim=1)
+    ridge = 1e-4 * torch.eye(units, dtype=torch.float64)
+    solved = torch.linalg.solve(features.T @ features + ridge, features.T @ target)
+    with torch.no_grad():
+        values["mlp.0.weight"][:hinges, 0, 0, 0] = slopes
+        values["mlp.0.bias"][:hinges] = -slopes * knots
+        values["mlp.0.weight"][hinges, 1, 0, 0] = 1 / 8
+        values["mlp.2.weight"].copy_(torch.eye(units)[:, :, None, None])
+        values["mlp.4.weight"][:, :hinges, 0, 0] = solved[:-1].T
+        values["mlp.4.bias"].copy_(solved[-1])
+
+
 def identity_start(net: USRNet, generator: torch.Generator) -> None:
     """Initialise so that the prior step starts as the identity and unfolding as plain data consistency.
 
@@ -59,7 +93,7 @@ def identity_start(net: USRNet, generator: torch.Generator) -> None:
     the second convolutions of its residual blocks. From there a few thousand steps suffice where a random start
     first has to learn to copy.
     """
-    draw_parameters(net.h, generator)
+    schedule_start(net.h, net.iterations)
     for module in net.p.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             gain = math.sqrt(2) if module.kernel_size == (3, 3) else 1.0
@@ -77,10 +111,6 @@ def identity_start(net: USRNet, generator: torch.Generator) -> None:
             head[channel, channel, 1, 1] = 1
             tail[channel, :3] = 0
             tail[channel, channel, 1, 1] = 1
-        # α starts near 1e-3, β near 0.1, whatever the noise and the scale
-        parameters["h.mlp.4.weight"].mul_(0.1)
-        parameters["h.mlp.4.bias"][: net.iterations] = -6.9
-        parameters["h.mlp.4.bias"][net.iterations :] = -2.3
 
 
 class PatchSource:

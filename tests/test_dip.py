@@ -47,7 +47,7 @@ def test_ssim_matches_the_release(golden):
 
 
 def test_paper_preset_is_the_papers():
-    assert PRESETS["paper"] == DIPSettings(1000, 80, 75, 128, True, 960, "centre", 5e-3, 0.5, "fixed")
+    assert PRESETS["paper"] == DIPSettings(1000, 80, 75, 128, True, 960, "centre", 5e-3, 0.5, 1000, 128, "fixed")
 
 
 @pytest.mark.parametrize("size", [(3, 3), (3, 5), (21, 21), (33, 50), (72, 96)])
@@ -92,9 +92,14 @@ def test_baselines_move_their_kernel(blurred, model):
     assert not torch.allclose(found.kernel, before.kernel)
 
 
-@pytest.mark.parametrize("crop", [960, 64])
-def test_a_wanted_image_is_that_of_the_whole_picture(blurred, prior, crop):
-    settings = dataclasses.replace(SHORT, iterations=6, crop=crop)
+@pytest.mark.parametrize(
+    ("crop", "image_iterations", "image_channels", "total"),
+    [(960, 6, 16, 6), (960, 8, 16, 14), (960, 6, 24, 12), (64, 3, 16, 9)],
+)
+def test_a_wanted_image_is_that_of_the_whole_picture(blurred, prior, crop, image_iterations, image_channels, total):
+    settings = dataclasses.replace(
+        SHORT, iterations=6, crop=crop, image_iterations=image_iterations, image_channels=image_channels
+    )
     steps = []
     found = estimate(
         blurred[0],
@@ -106,7 +111,7 @@ def test_a_wanted_image_is_that_of_the_whole_picture(blurred, prior, crop):
     )
     assert found.image is not None
     assert found.image.shape == (1, 3, 72, 96)
-    assert steps[-1][0] == steps[-1][1] == len(found.losses) == (6 if crop == 960 else 12)
+    assert steps[-1][0] == steps[-1][1] == len(found.losses) == total
 
 
 def test_the_crop_is_where_the_texture_is():

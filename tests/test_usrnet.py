@@ -1,3 +1,4 @@
+import math
 from functools import partial
 
 import numpy as np
@@ -10,7 +11,7 @@ from blindsr.kernels import random_kernels
 from blindsr.paths import pretrained_path
 from NonblindSR import usrnet
 from NonblindSR.evaluation import evaluate
-from NonblindSR.training import TrainingSettings, train
+from NonblindSR.training import TrainingSettings, identity_start, train
 from NonblindSR.usrnet import USRNet, blur_spectra, data_step, fold_spectrum, tile_spectrum
 
 
@@ -169,6 +170,27 @@ SHORT = TrainingSettings(steps=6, batch=2, patch=24, validate_every=2, held_out=
 @pytest.fixture
 def photos(picture):
     return [(255 * image[0]).byte() for image in (picture, picture.flip(-1), 1 - picture)]
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, 4.0, 10.0, 15.0])
+def test_training_starts_from_the_schedule_of_plug_and_play_restoration(level):
+    net = USRNet()
+    identity_start(net, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        alpha, beta = net.h(torch.tensor([level / 255, 3.0]).view(1, 2, 1, 1)).view(2, 6).double()
+    last = max(0.02, level / 255)
+    levels = torch.logspace(math.log10(0.5), math.log10(last), 6, dtype=torch.float64)
+    noise = (level / 255) ** 2 + 1 / 255**2 / 12
+    torch.testing.assert_close(beta, levels, rtol=0.05, atol=0)
+    torch.testing.assert_close(alpha, 0.23 * noise / levels**2, rtol=0.35, atol=1.1e-6)  # floor of HyPaNet: 1e-6
+
+
+def test_the_prior_step_starts_as_the_identity():
+    net = USRNet()
+    identity_start(net, torch.Generator().manual_seed(0))
+    image = torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert (net.p(image, torch.full((1, 1, 1, 1), 0.1)) - image).abs().max() < 0.1
 
 
 def test_a_resumed_training_is_exactly_the_unbroken_one(tmp_path, photos, resumes_exactly):
