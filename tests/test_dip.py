@@ -47,7 +47,7 @@ def test_ssim_matches_the_release(golden):
 
 
 def test_paper_preset_is_the_papers():
-    assert PRESETS["paper"] == DIPSettings(1000, 80, 75, 128, True, 960, "centre", 5e-3, 0.5, 1000, 128, "fixed")
+    assert PRESETS["paper"] == DIPSettings(1000, 80, 75, 128, True, 960, "centre", 5e-3, 0.5, 0.0, 1000, 128, "fixed")
 
 
 @pytest.mark.parametrize("size", [(3, 3), (3, 5), (21, 21), (33, 50), (72, 96)])
