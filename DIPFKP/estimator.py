@@ -48,17 +48,22 @@ class DIPSettings:
     """Learning rate of spherical Adam for DIPFKP's latent code (paper: 0.5). Baselines have their own."""
     pull: float = 0.0
     """Weight of the kernel's squared distance to the predicted one, relative to the squared error (paper: 0)."""
-    image_iterations: int = 1000
-    """Iterations for the picture itself, where it is wanted (paper: 1000, those of the joint fit)."""
-    image_channels: int = 128
-    """Channels of the network that makes the picture, where it is wanted (paper: 128, that of the joint fit)."""
+    image_iterations: int | None = None
+    """Iterations of a fit of its own for the picture, where it is wanted. None (paper): the joint fit's picture is
+    taken, or, where that covers a crop only, one fitted in as many iterations."""
+    image_channels: int | None = None
+    """Channels of the image network in that fit. None: those of the joint fit."""
     start: Literal["fixed", "predicted"] = "fixed"
     """Where DIPFKP's search for the kernel starts: at one kernel for all images (paper), or at the predictor's."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "iterations", "image_iterations", "crop", "image_rate", "kernel_rate")
+        require_positive(self, "iterations", "crop", "image_rate", "kernel_rate")
         require_between(self, 0, 1e9, "pull")
-        require_between(self, 2, 1024, "channels", "image_channels")
+        require_between(self, 2, 1024, "channels")
+        if self.image_iterations is not None:
+            require_positive(self, "image_iterations")
+        if self.image_channels is not None:
+            require_between(self, 2, 1024, "image_channels")
         if self.frozen_iterations >= self.iterations:
             raise ValueError(
                 f"--iterations {self.iterations}: the kernel does not move in the first {self.frozen_iterations}; "
@@ -167,7 +172,7 @@ def estimate(
 
     The kernel is estimated on a crop; where that is the whole image, the forward model has its circular border,
     elsewhere the LR pixels that see beyond the crop are left out of the loss. A wanted image that the joint fit
-    does not cover, or not well enough, is fitted to the whole picture afterwards, with the kernel found.
+    does not cover, or that ``settings`` give a fit of its own, is fitted afterwards, with the kernel found.
 
     Args:
         lr: 1×3×h×w float32 in [0, 1], on the device to compute on.
@@ -209,9 +214,14 @@ def estimate(
         prediction = predictor.predict(lr, scale_factor)
         start, expected_error = prediction.kernel, prediction.expected_error
     decode, kernel_optimizer = _searched_kernel(model, prior, start, side, settings.kernel_rate, generator, device)
-    fine = settings.image_iterations <= settings.iterations and settings.image_channels == settings.channels
-    refit = want_image and not (whole and fine)
-    total = settings.iterations + (settings.image_iterations if refit else 0)
+    refit = want_image and (not whole or settings.image_iterations is not None)
+    image_settings = replace(
+        settings,
+        iterations=settings.image_iterations or settings.iterations,
+        channels=settings.image_channels or settings.channels,
+        frozen_iterations=0,
+    )
+    total = settings.iterations + (image_settings.iterations if refit else 0)
     losses: list[float] = []
 
     def advance(loss: Tensor) -> None:
@@ -225,10 +235,7 @@ def estimate(
     with torch.no_grad():
         kernel = decode()
     if refit:
-        settings = replace(
-            settings, iterations=settings.image_iterations, frozen_iterations=0, channels=settings.image_channels
-        )
-        image = _fit(lr, scale_factor, settings, lambda: kernel, None, None, True, generator, advance)
+        image = _fit(lr, scale_factor, image_settings, lambda: kernel, None, None, True, generator, advance)
     return Estimate(
         kernel=kernel.cpu(),
         image=image.cpu() if want_image else None,

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 from blindsr.datasets import Item
 from blindsr.degradation import modcrop
@@ -10,7 +11,28 @@ from blindsr.images import read_image, read_kernel, to_uint8
 from blindsr.metrics import psnr_ssim_y
 from NonblindSR.usrnet import USRNet
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "read_example", "score"]
+
+
+def read_example(item: Item, scale_factor: int) -> tuple[Tensor, Tensor, Tensor]:
+    """LR image, true kernel and HR image (cut to a multiple of the scale factor) of an item.
+
+    Raises:
+        ValueError: it has no ground truth.
+    """
+    if item.hr is None or item.kernel is None:
+        raise ValueError(f"{item.lr}: has no ground truth; evaluate on a prepared dataset")
+    return read_image(item.lr), read_kernel(item.kernel).float(), modcrop(read_image(item.hr), scale_factor)
+
+
+@torch.no_grad()
+def score(
+    net: USRNet, lr: Tensor, kernel: Tensor, hr: Tensor, scale_factor: int, sigma: float = 0.0
+) -> tuple[float, float]:
+    """PSNR in dB and SSIM, on the Y channel and 8 bits, of what ``net`` makes of one LR image on its own device."""
+    device = next(net.parameters()).device
+    sr = net(lr.to(device), kernel.to(device), scale_factor, sigma)
+    return psnr_ssim_y(to_uint8(sr), to_uint8(hr), scale_factor)
 
 
 def evaluate(
@@ -26,15 +48,8 @@ def evaluate(
     Yields:
         The item's name and its PSNR in dB and SSIM on the Y channel, or in one line why there are none.
     """
-    device = next(net.parameters()).device
     for item in items:
         try:
-            if item.hr is None or item.kernel is None:
-                raise ValueError(f"{item.lr}: has no ground truth; evaluate on a prepared dataset")
-            lr, kernel = read_image(item.lr).to(device), read_kernel(item.kernel).float().to(device)
-            with torch.no_grad():
-                sr = net(lr, kernel, scale_factor, sigma)
-            hr = modcrop(read_image(item.hr), scale_factor)
-            yield item.name, psnr_ssim_y(to_uint8(sr), to_uint8(hr), scale_factor)
+            yield item.name, score(net, *read_example(item, scale_factor), scale_factor, sigma)
         except (ValueError, OSError) as error:
             yield item.name, str(error)

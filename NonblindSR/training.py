@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from blindsr.checks import require_between, require_positive
 from blindsr.degradation import add_noise, centre_crop, degrade, modcrop, quantize
-from blindsr.images import to_uint8
 from blindsr.kernels import kernel_side, random_kernels
-from blindsr.metrics import psnr_ssim_y
 from blindsr.training import OnValidation, Schedule, fit, gains_from_bfloat16, hold_out, process_count
+from NonblindSR.evaluation import score
 from NonblindSR.usrnet import HyPaNet, USRNet
 
 __all__ = ["TrainingSettings", "train", "validate"]
@@ -152,7 +151,7 @@ class PatchSource:
         return lr, hr, kernels, scale_factor, sigma.to(self.device)
 
 
-def validate(net: USRNet, images: list[Tensor], scale_factor: int, device: torch.device, sigma: float = 0.0) -> float:
+def validate(net: USRNet, images: list[Tensor], scale_factor: int, sigma: float = 0.0) -> float:
     """Mean PSNR (Y, dB) over C×H×W uint8 images, each degraded by one of a fixed sequence of kernels.
 
     Args:
@@ -164,9 +163,7 @@ def validate(net: USRNet, images: list[Tensor], scale_factor: int, device: torch
         hr = modcrop(image[None].float() / 255, scale_factor)
         kernel = random_kernels(1, scale_factor, generator)
         lr = quantize(add_noise(degrade(hr, kernel, scale_factor), sigma, generator))
-        with torch.no_grad():
-            sr = net(lr.to(device), kernel.to(device), scale_factor, sigma)
-        scores.append(psnr_ssim_y(to_uint8(sr), to_uint8(hr), scale_factor)[0])
+        scores.append(score(net, lr, kernel, hr, scale_factor, sigma)[0])
     return float(np.mean(scores))
 
 
@@ -215,7 +212,7 @@ def train(
         return F.l1_loss(sr, hr)
 
     def scores() -> dict[int, float]:
-        return {s: validate(average, validation, s, device) for s in sorted(set(settings.scales))}
+        return {s: validate(average, validation, s) for s in sorted(set(settings.scales))}
 
     fit(
         net,

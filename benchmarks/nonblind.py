@@ -6,6 +6,7 @@ sets. Each without noise and with Gaussian noise of 10/255, whose level the netw
 python benchmarks/nonblind.py --dataset Set5 --official DIR     DIR holds usrnet_tiny.pth
 """
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,20 +14,18 @@ import numpy as np
 import skimage.data
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from blindsr.cli import parse, run
 from blindsr.datasets import find_items
 from blindsr.degradation import add_noise, degrade, modcrop, quantize
 from blindsr.devices import pick_device
-from blindsr.images import read_image, read_kernel, to_uint8
 from blindsr.kernels import random_kernels
-from blindsr.metrics import psnr_ssim_y
+from NonblindSR.evaluation import read_example, score
 from NonblindSR.usrnet import USRNet
 
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
-Pair = tuple[Tensor, Tensor, Tensor]
-"""HR image, LR image and kernel."""
+Example = tuple[Tensor, Tensor, Tensor]
+"""LR image, kernel and HR image."""
 
 
 @dataclass(frozen=True)
@@ -43,37 +42,24 @@ class Options:
     """Scale factors; those that the dataset is not prepared for are left out."""
 
 
-def dataset_pairs(dataset: str, scale_factor: int) -> list[Pair]:
-    pairs = []
-    for item in find_items(dataset, "DIPFKP", scale_factor):
-        if item.hr is None or item.kernel is None:
-            raise ValueError(f"{item.lr}: has no ground truth; use a prepared dataset")
-        hr = modcrop(read_image(item.hr), scale_factor)
-        pairs.append((hr, read_image(item.lr), read_kernel(item.kernel).float()))
-    return pairs
-
-
-def photograph_pairs(scale_factor: int) -> list[Pair]:
+def photographs(scale_factor: int) -> list[Example]:
     generator = torch.Generator().manual_seed(1)
-    pairs = []
+    examples = []
     for name in PHOTOGRAPHS:
         pixels = torch.from_numpy(getattr(skimage.data, name)()).permute(2, 0, 1)[None]
         hr = modcrop(pixels.float() / 255, scale_factor)
         kernel = random_kernels(1, scale_factor, generator)
-        pairs.append((hr, quantize(degrade(hr, kernel, scale_factor)), kernel))
-    return pairs
+        examples.append((quantize(degrade(hr, kernel, scale_factor)), kernel, hr))
+    return examples
 
 
-def score(net: USRNet, pairs: list[Pair], scale_factor: int, sigma: float) -> tuple[float, float]:
+def mean_score(net: USRNet, examples: list[Example], scale_factor: int, sigma: float) -> tuple[float, float]:
     """Mean PSNR and SSIM; the noise depends on the picture's place in the list alone."""
-    device = next(net.parameters()).device
     generator = torch.Generator().manual_seed(0)
     scores = []
-    for hr, lr, kernel in pairs:
+    for lr, kernel, hr in examples:
         noisy = quantize(add_noise(lr, sigma, generator)) if sigma else lr
-        with torch.no_grad():
-            sr = net(noisy.to(device), kernel.to(device), scale_factor, sigma)
-        scores.append(psnr_ssim_y(to_uint8(sr), to_uint8(hr), scale_factor))
+        scores.append(score(net, noisy, kernel, hr, scale_factor, sigma))
     psnr, ssim = np.mean(scores, axis=0)
     return float(psnr), float(ssim)
 
@@ -87,14 +73,16 @@ def main() -> int:
     sets = []
     for scale_factor in options.scales:
         try:
-            sets.append((Path(options.dataset).name, scale_factor, dataset_pairs(options.dataset, scale_factor)))
+            items = find_items(options.dataset, "DIPFKP", scale_factor)
+            examples = [read_example(item, scale_factor) for item in items]
+            sets.append((Path(options.dataset).name, scale_factor, examples))
         except FileNotFoundError as error:
-            tqdm.write(f"note: x{scale_factor} of {options.dataset} left out: {error}")
-        sets.append(("scikit-image", scale_factor, photograph_pairs(scale_factor)))
+            print(f"note: x{scale_factor} of {options.dataset} left out: {error}", file=sys.stderr)
+        sets.append(("scikit-image", scale_factor, photographs(scale_factor)))
     print(f"| images | | noise | ours |{' official |' * (len(nets) - 1)}\n|---|---|---|{'---|' * len(nets)}")
-    for name, scale_factor, pairs in sorted(sets, key=lambda entry: entry[0] == "scikit-image"):
+    for name, scale_factor, examples in sorted(sets, key=lambda entry: entry[0] == "scikit-image"):
         for sigma in (0, 10):
-            scores = (score(net, pairs, scale_factor, sigma / 255) for net in nets)
+            scores = (mean_score(net, examples, scale_factor, sigma / 255) for net in nets)
             cells = " | ".join(f"{psnr:.2f}/{ssim:.4f}" for psnr, ssim in scores)
             print(f"| {name} | x{scale_factor} | {sigma} | {cells} |", flush=True)
     return 0

@@ -13,12 +13,12 @@ def _is_hidden_convolution(parameter: Tensor) -> bool:
     return parameter.ndim == 4 and parameter.shape[-1] > 1 and min(parameter.shape[:2]) >= 16
 
 
-def _as_matrix(weight: Tensor, contiguous: bool) -> Tensor:
-    """A convolution's weight as a matrix with a row for each of its first dimension; a view where its layout allows.
+def _in_memory_order(values: Tensor, weight: Tensor) -> Tensor:
+    """``values``, shaped like the convolution's ``weight``, with dimensions in the order of the weight's memory.
 
-    Muon does not mind in what order the columns come, so each memory format keeps its own.
+    Muon does not mind in what order a matrix's columns come, so each memory format keeps its own.
     """
-    return (weight if contiguous else weight.permute(0, 2, 3, 1)).reshape(len(weight), -1)
+    return values if weight.is_contiguous() else values.permute(0, 2, 3, 1)
 
 
 class MuonAdam:
@@ -37,7 +37,8 @@ class MuonAdam:
     def __init__(self, net: nn.Module, rate: float, muon_rate: float) -> None:
         parameters = list(net.parameters())
         self.hidden = [parameter for parameter in parameters if _is_hidden_convolution(parameter)]
-        self.matrices = [nn.Parameter(_as_matrix(p.detach(), p.is_contiguous())) for p in self.hidden]
+        # Views, or an error: a copy would keep every update from the network.
+        self.matrices = [nn.Parameter(_in_memory_order(p.detach(), p).view(len(p), -1)) for p in self.hidden]
         self.optimizers: list[torch.optim.Optimizer] = []
         self.peaks: list[float] = []
         others = [parameter for parameter in parameters if not _is_hidden_convolution(parameter)]
@@ -53,7 +54,7 @@ class MuonAdam:
         """One update at ``factor`` times the learning rates; the gradients are gone afterwards."""
         for parameter, matrix in zip(self.hidden, self.matrices, strict=True):
             if parameter.grad is not None:
-                matrix.grad = _as_matrix(parameter.grad, parameter.is_contiguous())
+                matrix.grad = _in_memory_order(parameter.grad, parameter).reshape(matrix.shape)
                 parameter.grad = None
         for optimizer, peak in zip(self.optimizers, self.peaks, strict=True):
             for group in optimizer.param_groups:

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -125,18 +126,13 @@ def test_a_code_is_found_for_every_kernel(scale_factor):
         assert kernel_psnr(prior.decode(latent), kernel) > 60
 
 
+SMALL_FIT = DIPSettings(channels=8, non_local=False, crop=64, kernel_rate=0.1, start="predicted")
+
+
 def test_the_search_starts_at_the_prediction(predictor, photograph):
     kernel = random_kernels(1, 2, torch.Generator().manual_seed(2))
     lr = quantize(degrade(photograph, kernel, 2))
-    still = DIPSettings(
-        iterations=2,
-        frozen_iterations=1,
-        channels=8,
-        non_local=False,
-        crop=64,
-        kernel_rate=1e-9,
-        start="predicted",
-    )
+    still = replace(SMALL_FIT, iterations=2, frozen_iterations=1, kernel_rate=1e-9)
     found = estimate(lr, 2, prior=KernelPrior.from_pretrained(2), predictor=predictor, settings=still)
     assert kernel_psnr(found.kernel, predictor.predict(lr, 2).kernel) > 60
     with pytest.raises(ValueError, match="predictor"):
@@ -149,17 +145,7 @@ def test_the_pull_keeps_the_search_near_the_prediction(predictor, photograph):
     prior, predicted = KernelPrior.from_pretrained(2), predictor.predict(lr, 2).kernel
     distances = []
     for pull in (0.0, 1e3):
-        settings = DIPSettings(
-            iterations=16,
-            ssim_iterations=2,
-            frozen_iterations=2,
-            channels=8,
-            non_local=False,
-            crop=64,
-            kernel_rate=0.1,
-            pull=pull,
-            start="predicted",
-        )
+        settings = replace(SMALL_FIT, iterations=16, ssim_iterations=2, frozen_iterations=2, pull=pull)
         found = estimate(lr, 2, prior=prior, predictor=predictor, settings=settings)
         distances.append(float((found.kernel - predicted).norm()))
     assert distances[1] < 0.5 * distances[0]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from blindsr.optimizers import MuonAdam
-from blindsr.training import Schedule, fit, step_generator
+from blindsr.training import Schedule, fit, process_rank, step_generator, training_device
 
 PICTURES = [torch.zeros(3, 8, 8, dtype=torch.uint8)]
 SHORT = Schedule(4, 1e-2, 1e-2, clip=1.0, held_out=1, sigma_max=0.0, warmup=1, validate_every=2)
@@ -66,40 +66,33 @@ def test_draws_differ_between_seeds_steps_and_processes():
     assert len(draws) == 3
 
 
-WORKER = """
-import sys
-from pathlib import Path
-import torch
-from blindsr.training import fit, process_rank, training_device
-sys.path.insert(0, sys.argv[2])
-from test_training import PICTURES, SHORT, loss_of, network
-folder = Path(sys.argv[1])
-with training_device("cpu"):
-    net, seen = network(), []
+def train_in_one_of_several_processes(folder):
+    """What torchrun starts this file for: train, and leave the weights and the draws' seeds in ``folder``."""
+    net, seeds = network(), []
+
     def draw_loss(model, generator):
-        seen.append(generator.initial_seed())
+        seeds.append(generator.initial_seed())
         return loss_of(model, generator)
-    fit(net, network(), draw_loss, lambda: {2: 0.0}, SHORT, PICTURES, folder, "weights.pth", "score")
-    torch.save({"net": net.state_dict(), "seen": seen}, folder / f"process{process_rank()}.pt")
-"""
+
+    with training_device("cpu"):
+        fit(net, network(), draw_loss, lambda: {2: 0.0}, SHORT, PICTURES, folder, "weights.pth", "score")
+        torch.save({"net": net.state_dict(), "seeds": seeds}, folder / f"process{process_rank()}.pt")
 
 
 def test_two_processes_take_the_mean_gradient_of_different_draws(tmp_path):
-    (tmp_path / "worker.py").write_text(WORKER)
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        + [str(path) for path in (tmp_path / "worker.py", tmp_path, Path(__file__).parent)],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__, tmp_path],
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
     first, second = (torch.load(tmp_path / f"process{rank}.pt", weights_only=True) for rank in range(2))
-    assert not set(first["seen"]) & set(second["seen"])
+    assert not set(first["seeds"]) & set(second["seeds"])
     assert {path.name for path in tmp_path.iterdir()} >= {"last.pt", "best.pth", "weights.pth", "training.png"}
 
     def both(model, generator):
-        step = first["seen"].index(generator.initial_seed())
+        step = first["seeds"].index(generator.initial_seed())
         return (loss_of(model, generator) + loss_of(model, step_generator(SHORT.seed, step, 1))) / 2
 
     alone = network()
@@ -109,3 +102,7 @@ def test_two_processes_take_the_mean_gradient_of_different_draws(tmp_path):
     ):
         assert torch.equal(a, b), name
         torch.testing.assert_close(a, expected, atol=1e-5, rtol=1e-4)
+
+
+if __name__ == "__main__":
+    train_in_one_of_several_processes(Path(sys.argv[1]))
