@@ -31,6 +31,8 @@ class Options:
     """Where training writes usrnet_tiny.pth (the averaged weights), best.pth, last.pt and training.png (the log)."""
     restore_file: Path | None = None
     """A last.pt of the same settings to resume from."""
+    start_file: Path | None = None
+    """Weights to start a further stage of training from, with a schedule of its own."""
     dataset: Annotated[str, tyro.conf.arg(aliases=["-d"])] = "Test"
     """Dataset to evaluate on: a name under data/datasets, or a folder."""
     model: Literal["DIPFKP", "KernelGANFKP"] = "DIPFKP"
@@ -56,7 +58,8 @@ def run_training(options: Options) -> int:
         training_bar(settings.steps, "PSNR (dB)", lambda score: f"{score:.2f}") as (report, on_step, on_validation),
     ):
         report(f"{len(images)} pictures from {options.images}")
-        train(images, settings, options.output_dir, device, options.restore_file, on_step, on_validation)
+        resume, start = options.restore_file, options.start_file
+        train(images, settings, options.output_dir, device, resume, start, on_step, on_validation)
         report(f"weights: {options.output_dir / 'usrnet_tiny.pth'}")
     return 0
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from blindsr.checks import require_between, require_positive
 from blindsr.degradation import add_noise, centre_crop, degrade, modcrop, quantize
-from blindsr.kernels import kernel_side, random_kernels
+from blindsr.kernels import kernel_side, normalize, random_kernels, random_motion_kernels
 from blindsr.training import OnValidation, Schedule, fit, gains_from_bfloat16, hold_out, process_count
 from NonblindSR.evaluation import score
 from NonblindSR.usrnet import HyPaNet, USRNet
@@ -37,11 +37,15 @@ class TrainingSettings(Schedule):
     """Side of an HR patch in pixels (original: 96)."""
     noise_free: float = 0.5
     """Share of patches without noise: blind estimation hands over σ = 0."""
+    motion: float = 0.05
+    """Share of patches blurred by a shaking camera instead of a Gaussian."""
+    kernel_error: float = 0.0
+    """Spread (standard deviation) of the relative error of the kernel's variance that the network is told."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive(self, "batch")
-        require_between(self, 0, 1, "noise_free")
+        require_between(self, 0, 1, "noise_free", "motion", "kernel_error")
         for scale_factor in self.scales:
             if self.patch - self.patch % scale_factor < kernel_side(scale_factor):
                 side = kernel_side(scale_factor)
@@ -143,11 +147,19 @@ class PatchSource:
             patch = torch.rot90(patch, integer(4), (1, 2))
             patches.append(patch.flip(2) if integer(2) else patch)
         hr = torch.stack(patches).to(self.device).float() / 255
-        kernels = random_kernels(self.batch, scale_factor, generator).to(self.device)
+        kernels = random_kernels(self.batch, scale_factor, generator)
+        if settings.motion:
+            shaken = torch.rand(self.batch, generator=generator) < settings.motion
+            kernels[shaken] = random_motion_kernels(int(shaken.sum()), scale_factor, generator)
+        kernels = kernels.to(self.device)
         noisy = torch.rand(self.batch, generator=generator) >= settings.noise_free
         sigma = noisy * torch.rand(self.batch, generator=generator) * settings.sigma_max / 255
         lr = degrade(hr, kernels, scale_factor).cpu()
         lr = quantize(add_noise(lr, sigma.view(-1, 1, 1, 1), generator)).to(self.device)
+        if settings.kernel_error:
+            # A Gaussian to the power of p has its covariance divided by p.
+            error = settings.kernel_error * torch.randn(self.batch, 1, 1, 1, generator=generator).to(self.device)
+            kernels = normalize(kernels.clamp(min=0) ** torch.exp(error))
         return lr, hr, kernels, scale_factor, sigma.to(self.device)
 
 
@@ -173,6 +185,7 @@ def train(
     folder: Path,
     device: torch.device,
     resume: Path | None = None,
+    start: Path | None = None,
     on_step: Callable[[int, float], None] | None = None,
     on_validation: OnValidation | None = None,
 ) -> USRNet:
@@ -183,6 +196,7 @@ def train(
     Args:
         images: pictures, C×H×W uint8; the last ``held_out`` are for validation (their centres) alone.
         resume: a ``last.pt`` to go on from, with the same draws as an unbroken run.
+        start: weights to start from, for a further stage of training.
         on_step: called with (step, loss).
         on_validation: called with the log entry of each validation; its scores are PSNR in dB.
 
@@ -195,8 +209,11 @@ def train(
     pictures = images
     images, validation = hold_out(images, settings.held_out)
     validation = [centre_crop(image, 192) for image in validation]
-    net = USRNet()
-    identity_start(net, torch.Generator().manual_seed(settings.seed))
+    if start is None:
+        net = USRNet()
+        identity_start(net, torch.Generator().manual_seed(settings.seed))
+    else:
+        net = USRNet.from_pretrained(start).train()
     net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = USRNet().to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     average.load_state_dict(net.state_dict())

@@ -8,6 +8,7 @@ two up shifts the result by half a pixel to a pixel and more.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ __all__ = [
     "normalize",
     "random_kernels",
     "random_kernels_numpy",
+    "random_motion_kernels",
     "variance_range",
 ]
 
@@ -102,6 +104,37 @@ def random_kernels(
     u = torch.rand(3, count, generator=generator, device=generator.device)
     lambdas = low + (high - low) * u[:2]
     return gaussian_kernels(lambdas[0], lambdas[1], math.pi * u[2], side or kernel_side(scale_factor), scale_factor)
+
+
+def random_motion_kernels(count: int, scale_factor: int, generator: torch.Generator) -> Tensor:
+    """``count`` kernels of a shaking camera, drawn on the generator's device, of the sides of the Gaussian ones.
+
+    The camera's velocity is a random walk that is pulled back to rest, as in Boracchi and Foi, "Modeling the
+    performance of image restoration from motion blur" (TIP 2012), section III; its path is drawn with the narrowest
+    Gaussian of the scale factor, which stands for the pixel's aperture, and reaches at most to 2 of its standard
+    deviations from the kernel's border.
+
+    Returns:
+        count×1×side×side float32, not negative, each summing to 1.
+    """
+    side, samples, inertia = kernel_side(scale_factor), 64, 0.9
+    aperture = variance_range(scale_factor)[0]
+
+    def draw(sampler: Callable[..., Tensor], *shape: int) -> Tensor:
+        return sampler(*shape, generator=generator, device=generator.device)
+
+    velocity = draw(torch.randn, samples, count, 2)
+    for i in range(1, samples):
+        velocity[i] += inertia * velocity[i - 1]
+    path = velocity.cumsum(0)
+    path -= path.mean(0)
+    reach = (side - 1) / 2 - scale_factor / 2 - 2 * math.sqrt(aperture)
+    extent = reach * (0.1 + 0.9 * draw(torch.rand, count))
+    path *= (extent / path.abs().amax(dim=(0, 2))).view(1, count, 1)
+    offset = torch.arange(side, device=path.device) - (side - scale_factor) / 2
+    profiles = torch.exp(-((offset - path.unsqueeze(-1)) ** 2) / (2 * aperture))
+    kernels = torch.einsum("tnr,tnc->nrc", profiles[:, :, 0], profiles[:, :, 1]).unsqueeze(1)
+    return normalize(centre(normalize(kernels), scale_factor).clamp(min=0))
 
 
 def random_kernels_numpy(

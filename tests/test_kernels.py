@@ -12,6 +12,7 @@ from blindsr.kernels import (
     kernel_x4_from_x2,
     random_kernels,
     random_kernels_numpy,
+    random_motion_kernels,
     variance_range,
 )
 
@@ -75,6 +76,22 @@ def test_random_kernels_sum_to_one_and_are_centred(scale_factor):
     torch.testing.assert_close(kernels.sum((1, 2, 3)), torch.ones(200))
     # Wide kernels lose their tails at the window's border, which moves their centre a little.
     assert (centre_of_mass(kernels) - (side - scale_factor) / 2).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("scale_factor", [2, 3, 4, 8])
+def test_motion_kernels_are_centred_blurs_of_many_shapes(scale_factor):
+    kernels = random_motion_kernels(200, scale_factor, torch.Generator().manual_seed(0))
+    side = kernel_side(scale_factor)
+    assert kernels.shape == (200, 1, side, side)
+    assert kernels.min() >= 0
+    torch.testing.assert_close(kernels.sum((-2, -1)), torch.ones(200, 1))
+    assert (centre_of_mass(kernels) - (side - scale_factor) / 2).abs().max() < 0.05
+    # A camera path is seldom symmetric about its centre of mass, as a Gaussian always is.
+    corner = side - scale_factor + 1
+    window = kernels[..., :corner, :corner]
+    asymmetry = (window - window.flip(-2, -1)).abs().sum((-3, -2, -1)) / 2
+    assert asymmetry.quantile(0.75) > 0.1
+    assert not torch.equal(kernels[0], kernels[1])
 
 
 def test_parameters_are_variances():

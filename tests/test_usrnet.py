@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -11,7 +12,7 @@ from blindsr.kernels import random_kernels
 from blindsr.paths import pretrained_path
 from NonblindSR import usrnet
 from NonblindSR.evaluation import evaluate
-from NonblindSR.training import TrainingSettings, identity_start, train
+from NonblindSR.training import PatchSource, TrainingSettings, identity_start, train
 from NonblindSR.usrnet import USRNet, blur_spectra, data_step, fold_spectrum, tile_spectrum
 
 
@@ -199,6 +200,32 @@ def test_a_resumed_training_is_exactly_the_unbroken_one(tmp_path, photos, resume
 
     resumes_exactly(partial(train, photos, SHORT), whole, tmp_path / "part")
     USRNet.from_pretrained(tmp_path / "part" / "usrnet_tiny.pth")
+
+
+def test_a_further_stage_starts_from_the_weights_given(tmp_path, photos):
+    weights = pretrained_path("usrnet_tiny.pth")
+    gentle = replace(SHORT, steps=1, learning_rate=1e-9, muon_rate=1e-9)
+    shipped = USRNet.from_pretrained(weights)
+    trained = train(photos, gentle, tmp_path, torch.device("cpu"), start=weights)
+    for a, b in zip(shipped.parameters(), trained.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+
+
+def test_the_network_is_told_kernels_of_the_settings_and_slightly_wrong_ones(photos):
+    cpu, exact = torch.device("cpu"), replace(SHORT, batch=64, scales=(2,))
+
+    def draw(**changes):
+        return PatchSource(photos, replace(exact, **changes), cpu).draw(torch.Generator().manual_seed(0))
+
+    _, hr, kernels, _, _ = draw(motion=1.0, noise_free=1.0)
+    wrong = draw(motion=1.0, noise_free=1.0, kernel_error=0.1)
+    torch.testing.assert_close(wrong[1], hr)
+    torch.testing.assert_close(wrong[2].sum((-2, -1)), torch.ones(64, 1))
+    difference = (wrong[2] - kernels).abs().sum((-2, -1))
+    assert 0.01 < difference.median() < 0.15
+    mixed = draw(motion=0.5)[2]
+    symmetric = (mixed[..., :-1, :-1] - mixed[..., :-1, :-1].flip(-2, -1)).abs().amax((-3, -2, -1)) < 1e-3
+    assert 0.2 < symmetric.float().mean() < 0.8
 
 
 def test_training_raises_the_validation_score(tmp_path, photos):
