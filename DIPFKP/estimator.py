@@ -1,6 +1,5 @@
 """DIP-FKP: a deep image prior and a kernel prior fitted jointly to one LR image (FKP, section 3.3)."""
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from blindsr.checks import require_between, require_positive
 from blindsr.degradation import border, centre_crop, degrade
-from blindsr.estimation import Estimate, OnStep
+from blindsr.estimation import Estimate, OnStep, SearchLog
 from blindsr.initialization import draw_parameters
 from blindsr.kernels import kernel_side
 from DIPFKP.network import ImagePrior, scales_for
@@ -222,27 +221,21 @@ def estimate(
         frozen_iterations=0,
     )
     total = settings.iterations + (image_settings.iterations if refit else 0)
-    losses: list[float] = []
-
-    def advance(loss: Tensor) -> None:
-        losses.append(float(loss))
-        if not math.isfinite(losses[-1]):
-            raise ValueError("the fit diverged; use a smaller --image-rate or --kernel-rate")
-        if on_step is not None:
-            on_step(len(losses), total, losses[-1])
-
-    image = _fit(crop, scale_factor, settings, decode, kernel_optimizer, start, whole, generator, advance)
+    log = SearchLog(total, on_step, "use a smaller --image-rate or --kernel-rate")
+    image = _fit(crop, scale_factor, settings, decode, kernel_optimizer, start, whole, generator, log)
     with torch.no_grad():
         kernel = decode()
+    log.kernel(kernel, last=True)
     if refit:
-        image = _fit(lr, scale_factor, image_settings, lambda: kernel, None, None, True, generator, advance)
+        image = _fit(lr, scale_factor, image_settings, lambda: kernel, None, None, True, generator, log)
     return Estimate(
         kernel=kernel.cpu(),
         image=image.cpu() if want_image else None,
-        losses=losses,
+        losses=log.losses,
         seconds=time.perf_counter() - began,
         seed=seed,
         expected_error=expected_error,
+        path=log.path,
     )
 
 
@@ -255,7 +248,7 @@ def _fit(
     prediction: Tensor | None,
     circular: bool,
     generator: torch.Generator,
-    advance: Callable[[Tensor], None],
+    log: SearchLog,
 ) -> Tensor:
     """Fit an image network to ``lr``, and with ``kernel_optimizer`` the kernel too; returns the last image.
 
@@ -281,6 +274,8 @@ def _fit(
             kernel_optimizer.zero_grad(set_to_none=True)
         image = network(noise)
         kernel = decode()
+        if kernel_optimizer is not None:
+            log.kernel(kernel)
         fitted = degrade(image, kernel, scale_factor, circular=circular)
         early = iteration < settings.ssim_iterations
         loss = 1 - ssim(fitted, target) if early else F.mse_loss(fitted, target)
@@ -292,5 +287,5 @@ def _fit(
         if kernel_optimizer is not None and iteration >= settings.frozen_iterations:
             kernel_optimizer.step()
         optimizer.step()
-        advance(loss.detach())
+        log.step(loss)
     return image.detach()

@@ -37,7 +37,7 @@ class EstimatorOptions:
     """What the command of every estimator takes."""
 
     SR: bool = False
-    """Super-resolve with USRNet and the kernel found. Without it the estimator's own image is the result."""
+    """Super-resolve with USRNet and the kernel found. Without it the result is the estimator's own image, if any."""
     sf: Literal[2, 3, 4, 8] = 2
     """Scale factor."""
     dataset: Annotated[str, tyro.conf.arg(aliases=["-d"])] = "Test"
@@ -50,6 +50,8 @@ class EstimatorOptions:
     """Real photographs: no ground truth is looked for, and USRNet expects a little noise (10 of 255)."""
     path_nonblind: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Weights of USRNet; without it, the shipped data/pretrained_models/usrnet_tiny.pth."""
+    verbose: bool = False
+    """Also draw each search, the kernel along the way and the losses, into <image>_search.png."""
     seed: int = 0
     """Seed of every random number; on one CPU the same seed gives the same result."""
     device: DeviceName = "auto"
@@ -166,7 +168,7 @@ def run_estimator(
         ) from error
     if not os.access(folder, os.W_OK):
         raise ValueError(f"--output-dir {folder}: cannot be written to; choose another folder")
-    replaced = [item.name for item in items if (folder / f"{item.name}.png").exists()]
+    replaced = [item.name for item in items if (folder / f"{item.name}.mat").exists()]
     if replaced:
         print(f"note: {folder} holds earlier results; {len(replaced)} of them will be replaced", file=sys.stderr)
 
@@ -194,15 +196,18 @@ def run_estimator(
             seed=options.seed,
             nonblind=nonblind,
             sigma=REAL_SIGMA if options.real else 0.0,
+            verbose=options.verbose,
             progress=progress,
         ):
             results.append(result)
             bar.write(_line(result), file=sys.stdout if result.error is None else sys.stderr)
     done = [result for result in results if result.error is None]
-    if len(done) > 1 and any(result.psnr is not None for result in done):
+    if len(done) > 1 and any(result.kernel_psnr is not None for result in done):
         print(_mean_line(done))
     if done:
-        print(f"results: {folder} (<image>.png, <image>.mat, <image>_kernel.png)")
+        endings = (".png", ".mat", "_kernel.png", "_search.png")
+        written = [f"<image>{end}" for end in endings if (folder / f"{done[0].item.name}{end}").exists()]
+        print(f"results: {folder} ({', '.join(written)})")
     if len(done) < len(results):
         print(f"{len(results) - len(done)} of {len(results)} pictures failed", file=sys.stderr)
         return 2
@@ -213,7 +218,7 @@ def _require_distinct_names(items: list[Item]) -> None:
     """Raise ValueError where two pictures' results would replace each other, on any file system."""
     outputs: dict[str, Item] = {}
     for item in items:
-        for name in (item.name, f"{item.name}_kernel"):
+        for name in (item.name, f"{item.name}_kernel", f"{item.name}_search"):
             other = outputs.setdefault(name.casefold(), item)
             if other is not item:
                 raise ValueError(f"{item.lr}: its results would replace those of {other.lr}; rename one of them")
@@ -230,16 +235,18 @@ def _line(result: Result) -> str:
     parts.append(f"{result.seconds:.1f} s")
     if result.expected_error is not None and result.expected_error > UNCERTAIN:
         parts.append(f"uncertain: the picture shows too little of its blur (± {result.expected_error:.0%})")
-    return "  ".join(parts)
+    if result.converged is False:
+        parts.append("the kernel had not come to rest")
+    return "  ".join([*parts, *result.notes])
 
 
 def _mean_line(results: list[Result]) -> str:
     def mean(values: list[float | None]) -> float:
         return float(np.mean([value for value in values if value is not None]))
 
-    return (
-        f"mean of {len(results)}  PSNR {mean([r.psnr for r in results]):.2f} dB, "
-        f"SSIM {mean([r.ssim for r in results]):.4f}  "
-        f"kernel PSNR {mean([r.kernel_psnr for r in results]):.2f} dB  "
-        f"{mean([r.seconds for r in results]):.1f} s"
-    )
+    parts = [f"mean of {len(results)}"]
+    if any(result.psnr is not None for result in results):
+        parts.append(f"PSNR {mean([r.psnr for r in results]):.2f} dB, SSIM {mean([r.ssim for r in results]):.4f}")
+    parts.append(f"kernel PSNR {mean([r.kernel_psnr for r in results]):.2f} dB")
+    parts.append(f"{mean([r.seconds for r in results]):.1f} s")
+    return "  ".join(parts)

@@ -1,12 +1,13 @@
 """What a kernel estimator takes and gives: the contract between estimators and the pipeline."""
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
 
-__all__ = ["Estimate", "Estimator", "NonblindSR", "OnStep"]
+__all__ = ["Estimate", "Estimator", "NonblindSR", "OnStep", "SearchLog"]
 
 NonblindSR = Callable[[Tensor, Tensor, int, float], Tensor]
 """(LR image, kernel, scale factor, noise level) → HR image, all on one device."""
@@ -31,6 +32,20 @@ class Estimate:
     """Seed of every draw: the same seed, settings and device give the same estimate."""
     expected_error: float | None = None
     """Error to expect of the kernel's covariance, relative to it (0.05 is good), where the estimator knows."""
+    converged: bool | None = None
+    """Whether the kernel had come to rest when the search ended, where the estimator checks that."""
+    path: list[tuple[int, Tensor]] = field(default_factory=list)
+    """The kernel along the search, from its start to its end, a dozen times: (iterations done, 1×1×k×k)."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of this estimate, a line each."""
+
+    @property
+    def moved(self) -> float | None:
+        """‖k − k₀‖/‖k₀‖ of the last kernel searched against the search's start, where the path is known."""
+        if not self.path:
+            return None
+        start, end = self.path[0][1], self.path[-1][1]
+        return float((end - start).norm() / start.norm())
 
 
 class Estimator(Protocol):
@@ -43,3 +58,39 @@ class Estimator(Protocol):
             ValueError: the image cannot be used (too small, say).
         """
         ...
+
+
+class SearchLog:
+    """Takes down a search as it goes, for :class:`Estimate`, and tells ``on_step``.
+
+    Args:
+        total: iterations at most.
+        advice: what to do when the loss is not a number any more.
+    """
+
+    pictures = 12
+
+    def __init__(self, total: int, on_step: OnStep | None, advice: str) -> None:
+        self.total = total
+        self.on_step = on_step
+        self.advice = advice
+        self.losses: list[float] = []
+        self.path: list[tuple[int, Tensor]] = []
+
+    def step(self, loss: Tensor) -> None:
+        """An iteration is done.
+
+        Raises:
+            ValueError: the loss is not finite.
+        """
+        self.losses.append(float(loss.detach()))
+        if not math.isfinite(self.losses[-1]):
+            raise ValueError(f"the search diverged; {self.advice}")
+        if self.on_step is not None:
+            self.on_step(len(self.losses), self.total, self.losses[-1])
+
+    def kernel(self, kernel: Tensor, last: bool = False) -> None:
+        """The kernel after the iterations done; kept if it is the ``last`` or its turn has come."""
+        done = len(self.losses)
+        if (last or done % max(1, self.total // self.pictures) == 0) and not (self.path and self.path[-1][0] == done):
+            self.path.append((done, kernel.detach().cpu().clone()))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from blindsr.files import write_whole
 
-__all__ = ["save_kernel_comparison", "save_kernel_grid", "save_training_log"]
+__all__ = ["save_kernel_comparison", "save_kernel_grid", "save_search", "save_training_log"]
 
 
 def save_kernel_comparison(path: Path, kernels: dict[str, Tensor]) -> None:
@@ -41,6 +41,33 @@ def save_kernel_grid(path: Path, kernels: Tensor, columns: int = 10) -> None:
     axis.set_axis_off()
     with write_whole(path) as temporary:
         figure.savefig(temporary, dpi=150)
+
+
+def save_search(path: Path, kernels: list[tuple[int, Tensor]], losses: list[float], last: str) -> None:
+    """Draw a search: the kernel along the way, 1×1×k×k after so many iterations, above the loss of each iteration.
+
+    Args:
+        kernels: on one grey scale; may be empty.
+        last: title of the last one.
+    """
+    figure = Figure(figsize=(12, 4 if kernels else 2.6), layout="constrained")
+    grid = figure.add_gridspec(2 if kernels else 1, max(1, len(kernels)))
+    largest = max((float(kernel.max()) for _, kernel in kernels), default=1.0)
+    for column, (done, kernel) in enumerate(kernels):
+        axis = figure.add_subplot(grid[0, column])
+        axis.imshow(kernel.detach()[0, 0].cpu().numpy(), cmap="viridis", vmin=0, vmax=largest)
+        axis.set_title(last if column == len(kernels) - 1 else str(done), fontsize=9)
+        axis.set_xticks([])
+        axis.set_yticks([])
+    axis = figure.add_subplot(grid[-1, :])
+    axis.plot(range(1, len(losses) + 1), losses, linewidth=0.8)
+    if min(losses, default=0) > 0:
+        axis.set_yscale("log")
+    axis.set_xlabel("iteration")
+    axis.set_ylabel("loss")
+    axis.grid(alpha=0.3)
+    with write_whole(path) as temporary:
+        figure.savefig(temporary, dpi=120)
 
 
 def save_training_log(path: Path, log: list[dict[str, Any]], score: str) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from blindsr.datasets import Item
 from blindsr.degradation import modcrop
 from blindsr.estimation import Estimate, Estimator, NonblindSR, OnStep
-from blindsr.figures import save_kernel_comparison
+from blindsr.figures import save_kernel_comparison, save_search
 from blindsr.images import read_image, read_kernel, to_uint8, write_image, write_kernel
 from blindsr.metrics import kernel_psnr, psnr_ssim_y
 
@@ -32,6 +32,10 @@ class Result:
     """Wall-clock time of the estimation."""
     expected_error: float | None = None
     """Error to expect of the kernel's covariance, relative to it, where the estimator knows."""
+    converged: bool | None = None
+    """Whether the kernel had come to rest, where the estimator checks that."""
+    notes: tuple[str, ...] = ()
+    """What the estimator has to say of its estimate, a line each."""
     error: str | None = None
     """Why there is no result, in one line."""
 
@@ -46,16 +50,18 @@ def process(
     seed: int,
     nonblind: NonblindSR | None = None,
     sigma: float = 0.0,
+    verbose: bool = False,
     progress: Callable[[Item], OnStep] | None = None,
 ) -> Iterator[Result]:
     """Process the items in order and yield each one's result; a bad item yields an error and ends nothing.
 
     Writes ``<name>.png`` (the image), ``<name>.mat`` (the kernel) and ``<name>_kernel.png`` (a picture of the
-    kernel, beside the true one where that is known) into ``folder``.
+    kernel, beside the true one where that is known) into ``folder``; if ``verbose`` also ``<name>_search.png`` (the
+    kernel along the way, and the losses).
 
     Args:
         estimator: see :class:`blindsr.estimation.Estimator`.
-        nonblind: makes the image from the kernel; without it the estimator's own image is the result.
+        nonblind: makes the image from the kernel; without it the estimator's own image, if any, is the result.
         sigma: noise level that ``nonblind`` is told, in image range.
         progress: called with each item; returns what is called after each iteration on it.
     """
@@ -70,15 +76,21 @@ def process(
                 )
             on_step = progress(item) if progress is not None else None
             estimate = estimator(lr, scale_factor, seed=seed, on_step=on_step)
-            pixels = to_uint8(_image(estimate, lr, scale_factor, nonblind, sigma))
-            psnr, ssim = (None, None) if hr is None else psnr_ssim_y(pixels, hr, scale_factor)
+            image = _image(estimate, lr, scale_factor, nonblind, sigma)
+            pixels = None if image is None else to_uint8(image)
+            psnr, ssim = (None, None) if hr is None or pixels is None else psnr_ssim_y(pixels, hr, scale_factor)
             kernel_score = None if true_kernel is None else kernel_psnr(estimate.kernel, true_kernel)
             write_kernel(folder / f"{item.name}.mat", estimate.kernel)
             kernels = {"estimated": estimate.kernel}
             if true_kernel is not None:
                 kernels = {"true": true_kernel, **kernels}
             save_kernel_comparison(folder / f"{item.name}_kernel.png", kernels)
-            write_image(folder / f"{item.name}.png", pixels)
+            if verbose:
+                moved = "" if estimate.moved is None else f"\nmoved {estimate.moved:.0%}"
+                title = f"end{moved}"
+                save_search(folder / f"{item.name}_search.png", estimate.path, estimate.losses, title)
+            if pixels is not None:
+                write_image(folder / f"{item.name}.png", pixels)
             yield Result(
                 item=item,
                 psnr=psnr,
@@ -86,6 +98,8 @@ def process(
                 kernel_psnr=kernel_score,
                 seconds=estimate.seconds,
                 expected_error=estimate.expected_error,
+                converged=estimate.converged,
+                notes=estimate.notes,
             )
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
             message = " ".join(str(error).split()) or "out of memory"
@@ -102,9 +116,9 @@ def _read_truth(item: Item, scale_factor: int) -> tuple[npt.NDArray | None, Tens
 
 
 @torch.no_grad()
-def _image(estimate: Estimate, lr: Tensor, scale_factor: int, nonblind: NonblindSR | None, sigma: float) -> Tensor:
+def _image(
+    estimate: Estimate, lr: Tensor, scale_factor: int, nonblind: NonblindSR | None, sigma: float
+) -> Tensor | None:
     if nonblind is not None:
         return nonblind(lr, estimate.kernel.to(lr.device), scale_factor, sigma)
-    if estimate.image is None:
-        raise ValueError("this estimator makes no image of its own; super-resolve with --SR")
     return estimate.image

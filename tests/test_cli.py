@@ -80,6 +80,34 @@ def test_main_job_leaves_picture_kernel_and_comparison(tmp_path):
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "out" / "chelsea.png")), sr)
 
 
+@pytest.mark.parametrize(("model", "sf", "side"), [("KernelGANFKP", 2, 11), ("KernelGAN", 4, 21)])
+def test_the_second_estimator_leaves_the_same_results(tmp_path, model, sf, side):
+    arguments = ["--model", model, "--sf", sf, "-o", tmp_path / "out", "--iterations", 3, "--batch", 4]
+    done = command("KernelGANFKP", "--SR", "--verbose", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "kernel PSNR" in done.stdout + done.stderr
+    hr = cv2.imread(str(REPOSITORY / "data/datasets/Test/HR/chelsea.png"))
+    sr = cv2.imread(str(tmp_path / "out" / "chelsea.png"))
+    assert sr.shape == (hr.shape[0] // sf * sf, hr.shape[1] // sf * sf, 3)
+    assert scipy.io.loadmat(tmp_path / "out" / "chelsea.mat")["Kernel"].shape == (side, side)
+    for name in ("chelsea_kernel.png", "chelsea_search.png"):
+        assert cv2.imread(str(tmp_path / "out" / name)) is not None
+
+
+def test_a_kernel_can_be_estimated_without_an_image(tmp_path):
+    done = command("KernelGANFKP", "-o", tmp_path / "out", "--iterations", 3, "--batch", 4)
+    assert done.returncode == 0, done.stderr
+    assert "kernel PSNR" in done.stdout + done.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["chelsea.mat", "chelsea_kernel.png"]
+    assert "<image>.png" not in done.stdout
+
+
+@pytest.mark.parametrize("sf", [3, 8])
+def test_scales_that_kernelgan_lacks_are_one_line(tmp_path, sf):
+    refused(command("KernelGANFKP", "--SR", "--sf", sf, "-o", tmp_path / "out"), f"--sf {sf}", "DIPFKP")
+    assert not (tmp_path / "out").exists()
+
+
 def test_own_picture_from_another_folder_with_relative_paths(own):
     done = command("DIPFKP", "--SR", "--real", "--sf", 2, "-i", "own/photo.png", "-o", "out", *QUICK, cwd=own.parent)
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,88 @@
+"""Where crops are taken from an image: in proportion to gradient energy (KernelGAN, section 4; its release)."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import uniform_filter
+from torch import Tensor
+
+__all__ = ["CropSampler", "crop_probabilities", "gradient_map", "half_size"]
+
+Array = npt.NDArray[np.float64]
+
+
+def half_size(image: Tensor) -> Tensor:
+    """N×C×h×w at half the size, by antialiased bicubic interpolation."""
+    return F.interpolate(image, scale_factor=0.5, mode="bicubic", antialias=True)
+
+
+def gradient_map(image: Tensor) -> Array:
+    """Gradient energy around each pixel of 1×3×h×w: h×w, mean 1 (uniform where the image has no gradient).
+
+    The sum of three maps of equal weight, averaged over 5×5 pixels: the gradient's magnitude, and where its vertical
+    and its horizontal part are among their largest 3 %. Five pixels at the border do not count.
+    """
+    luma = (image[0].double().cpu() * torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64).view(3, 1, 1)).sum(0)
+    rows, cols = np.gradient(luma.numpy())
+    total = np.zeros(luma.shape)
+    for part in (_largest(_without_border(np.abs(rows), 5)), _largest(_without_border(np.abs(cols), 5))):
+        total += part / (part.sum() or 1)
+    magnitude = _without_border(np.hypot(rows, cols), 5)
+    total += magnitude / (magnitude.sum() or 1)
+    if not total.any():
+        return np.ones(luma.shape)
+    total = uniform_filter(total, 5, mode="constant")
+    return total / total.mean()
+
+
+def _without_border(values: Array, width: int) -> Array:
+    kept = np.zeros_like(values)
+    kept[width:-width, width:-width] = values[width:-width, width:-width]
+    return kept
+
+
+def _largest(values: Array) -> Array:
+    """Positive where ``values`` is among its largest 3 %, 0 elsewhere; almost binary."""
+    ordered = np.sort(values, axis=None)
+    rank = int(0.97 * ordered.size)
+    low, high = ordered[rank], ordered[rank + 1]
+    return np.clip(values, low, high if high > low else low + 1e-5) - low
+
+
+def crop_probabilities(energy: Array, crop: int) -> Array:
+    """Probability of each pixel, h×w, to be the centre of a crop×crop window, by the energy around it."""
+    half = crop // 2
+    sums = _without_border(np.maximum(uniform_filter(energy, half, mode="constant"), 0), half)
+    total = sums.sum()
+    return sums / total if total > 0 else np.full(sums.shape, 1 / sums.size)
+
+
+class CropSampler:
+    """Draws batches of crops×crops windows of an image in one indexing operation, on the image's device.
+
+    Args:
+        image: 1×C×h×w.
+        probabilities: h×w, of the windows' centres.
+        crop: side of a window.
+    """
+
+    def __init__(self, image: Tensor, probabilities: Array, crop: int) -> None:
+        height, width = image.shape[-2:]
+        self.crop = crop
+        # Windows start at even coordinates, so that those of the image and of its downsampled version are in phase.
+        index = np.arange(height * width)
+        tops = np.clip(index // width - crop // 2, 0, height - crop) // 2 * 2
+        lefts = np.clip(index % width - crop // 2, 0, width - crop) // 2 * 2
+        corners, inverse = np.unique(tops * width + lefts, return_inverse=True)
+        self.corners = torch.from_numpy(corners)
+        self.weights = torch.from_numpy(np.bincount(inverse.ravel(), probabilities.ravel()))
+        window = torch.arange(crop)
+        self.window = (window.view(-1, 1) * width + window).flatten()
+        self.pixels = image[0].flatten(1)
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """count×C×crop×crop; ``generator`` lives on the CPU."""
+        chosen = torch.multinomial(self.weights, count, replacement=True, generator=generator)
+        index = (self.corners[chosen, None] + self.window).to(self.pixels.device)
+        return self.pixels[:, index].transpose(0, 1).unflatten(-1, (self.crop, self.crop))

@@ -1,0 +1,248 @@
+"""KernelGAN-FKP (FKP, section 3.4) and KernelGAN: the kernel whose downsampling keeps an image's patches alike."""
+
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from blindsr.checks import require_between, require_positive
+from blindsr.estimation import Estimate, OnStep, SearchLog
+from blindsr.kernels import centre, kernel_x4_from_x2, normalize
+from FKP import KernelPredictor, KernelPrior, SphericalAdam
+from KernelGANFKP.crops import CropSampler, crop_probabilities, gradient_map, half_size
+from KernelGANFKP.losses import bicubic_loss, gradient_penalty, kernel_losses, post_process
+from KernelGANFKP.networks import Critic, Discriminator, LinearGenerator
+
+__all__ = ["SMALLEST", "GANSettings", "KernelModel", "estimate", "preset"]
+
+KernelModel = Literal["KernelGANFKP", "KernelGAN"]
+
+SMALLEST = 40
+"""Shorter side in pixels that an image must have once its border is off."""
+
+
+@dataclass(frozen=True)
+class GANSettings:
+    """How the kernel is searched; in brackets what the paper's supplement and the release take."""
+
+    iterations: int = 1000
+    """Iterations (paper: 1000 at x2, 4000 at x4; KernelGAN: 3000)."""
+    critic_steps: int = 3
+    """Critic steps per iteration (release: 3)."""
+    latent_steps: int = 3
+    """Latent steps per iteration, along one gradient (release: 3)."""
+    batch: int = 64
+    """Crops per step (paper: 64)."""
+    crop: int = 64
+    """Side in LR pixels of the crops that are downsampled; smaller images get smaller ones (paper: 64)."""
+    critic_rate: float = 5e-4
+    """Learning rate of Adam for the critic (paper: 5e-4)."""
+    kernel_rate: float = 5e-4
+    """Learning rate of spherical Adam for the latent code (paper: 5e-4)."""
+    penalty: float = 0.1
+    """Weight of the gradient penalty (release: 0.1)."""
+    start: Literal["fixed", "predicted"] = "fixed"
+    """Where KernelGANFKP's search starts: at one kernel for all images (paper), or at the predictor's."""
+    shave: int = 10
+    """Pixels left off each side of the LR image, whose border the degradation made (release: 10; real photos: 0)."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "iterations", "critic_steps", "latent_steps", "batch", "critic_rate", "kernel_rate")
+        require_between(self, 32, 256, "crop")
+        require_between(self, 0, 1000, "shave")
+
+
+def preset(name: Literal["default", "paper"], model: KernelModel, scale_factor: int) -> GANSettings:
+    """The settings of a preset, which for the paper's depend on model and scale factor."""
+    if model == "KernelGAN":
+        return GANSettings(iterations=3000, critic_rate=2e-4, kernel_rate=2e-4)
+    return GANSettings(iterations=1000 if scale_factor == 2 else 4000)
+
+
+def estimate(
+    lr: Tensor,
+    scale_factor: int,
+    *,
+    prior: KernelPrior | None = None,
+    predictor: KernelPredictor | None = None,
+    settings: GANSettings,
+    model: KernelModel = "KernelGANFKP",
+    seed: int = 0,
+    on_step: OnStep | None = None,
+) -> Estimate:
+    """Estimate the kernel of one LR image from its own patches.
+
+    The x2 kernel is searched that makes downsampled patches of the image look like its patches; at x4 the kernel is
+    the one that follows from it (:func:`blindsr.kernels.kernel_x4_from_x2`).
+
+    Args:
+        lr: 1×3×h×w float32 in [0, 1], on the device to compute on.
+        scale_factor: 2 or 4.
+        prior: the kernel prior of x2, on the same device; KernelGAN needs none.
+        predictor: on the same device; needed where ``settings.start`` is "predicted" and the model has a prior.
+        seed: of the networks' weights and all draws.
+
+    Returns:
+        The estimate; it has no image.
+
+    Raises:
+        ValueError: another scale factor, or an image that is too small.
+    """
+    began = time.perf_counter()
+    if scale_factor not in (2, 4):
+        raise ValueError(f"x{scale_factor}: KernelGAN-FKP works at x2 and, through the x2 kernel, x4; try DIPFKP")
+    height, width = lr.shape[-2:]
+    shave = settings.shave
+    inner = lr[..., shave : height - shave, shave : width - shave]
+    shorter = min(inner.shape[-2:])
+    if shorter < SMALLEST:
+        raise ValueError(
+            f"the picture ({width}×{height}) is too small: without {shave} pixels of its border "
+            f"{SMALLEST}×{SMALLEST} must be left; use a larger one, or a smaller --shave"
+        )
+    # Where no window of the usual size can be placed freely, smaller ones are taken.
+    crop = min(settings.crop, int(0.8 * shorter) // 2 * 2)
+    notes = () if crop == settings.crop else (f"small picture: crops of {crop} instead of {settings.crop} pixels",)
+    generator = torch.Generator().manual_seed(seed)
+    log = SearchLog(settings.iterations, on_step, "use a smaller --critic-rate or --kernel-rate")
+    if model == "KernelGAN":
+        kernel, converged = _search_kernelgan(inner, crop, settings, generator, log), None
+    else:
+        if prior is None:
+            raise ValueError("KernelGANFKP needs a kernel prior")
+        latent = prior.initial_latent()
+        if settings.start == "predicted":
+            if predictor is None:
+                raise ValueError('a start that is "predicted" needs a kernel predictor')
+            latent = prior.latent_for(predictor.predict(lr, 2).kernel.to(lr.device))
+        kernel, converged = _search_fkp(inner, crop, settings, prior, latent, generator, log)
+    if scale_factor == 4:
+        kernel = normalize(centre(kernel_x4_from_x2(kernel), 4))
+    return Estimate(
+        kernel=kernel.cpu(),
+        image=None,
+        losses=log.losses,
+        seconds=time.perf_counter() - began,
+        seed=seed,
+        converged=converged,
+        path=log.path,
+        notes=notes,
+    )
+
+
+def _samplers(lr: Tensor, crop: int, side: int) -> tuple[CropSampler, CropSampler]:
+    """Samplers of crops to downsample by a kernel of that side, and of crops of the size that this leaves."""
+    half = gradient_map(half_size(lr))
+    doubled = half.repeat(2, axis=0).repeat(2, axis=1)
+    height, width = lr.shape[-2:]
+    doubled = np.pad(doubled, ((0, height - len(doubled)), (0, width - doubled.shape[1])), mode="edge")
+    downsampled = (crop - side) // 2 + 1
+    return (
+        CropSampler(lr, crop_probabilities(doubled, crop), crop),
+        CropSampler(lr, crop_probabilities(gradient_map(lr), downsampled), downsampled),
+    )
+
+
+def _downsample(patches: Tensor, kernel: Tensor) -> Tensor:
+    """Blur N×3×p×p with 1×1×k×k and keep every second pixel; no padding."""
+    flat = F.conv2d(patches.flatten(0, 1).unsqueeze(1), kernel, stride=2)
+    return flat.view(*patches.shape[:2], *flat.shape[-2:])
+
+
+def _search_fkp(
+    lr: Tensor,
+    crop: int,
+    settings: GANSettings,
+    prior: KernelPrior,
+    latent: Tensor,
+    generator: torch.Generator,
+    log: SearchLog,
+) -> tuple[Tensor, bool | None]:
+    large, small = _samplers(lr, crop, prior.side)
+    critic = Critic(generator).to(lr.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    critic_optimizer = torch.optim.Adam(critic.parameters(), lr=settings.critic_rate, betas=(0.5, 0.999))
+    latent = latent.to(lr.device).requires_grad_()
+    latent_optimizer = SphericalAdam([latent], lr=settings.kernel_rate)
+    kernel = prior.decode(latent)
+    log.kernel(kernel)
+    for _ in range(settings.iterations):
+        patches, real = large.draw(settings.batch, generator), small.draw(settings.batch, generator)
+        fake = _downsample(patches, kernel)
+        for _ in range(settings.critic_steps):
+            share = float(torch.rand((), generator=generator))
+            penalty = gradient_penalty(critic, real, fake.detach(), share)
+            loss = critic(fake.detach()).mean() - critic(real).mean() + settings.penalty * penalty
+            critic_optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            critic_optimizer.step()
+        # The critic does not move between the latent steps: they share its gradient.
+        latent_optimizer.zero_grad(set_to_none=True)
+        loss = -critic(fake).mean()
+        loss.backward()
+        for _ in range(settings.latent_steps):
+            latent_optimizer.step()
+        kernel = prior.decode(latent)
+        log.step(loss)
+        log.kernel(kernel)
+    log.kernel(kernel, last=True)
+    return kernel.detach(), None
+
+
+def _search_kernelgan(
+    lr: Tensor,
+    crop: int,
+    settings: GANSettings,
+    generator: torch.Generator,
+    log: SearchLog,
+) -> Tensor:
+    """The baseline, with the schedule of its release; images in [−1, 1]."""
+    image = 2 * lr - 1
+    large, small = _samplers(image, crop, LinearGenerator.kernel_side)
+    downsampler = LinearGenerator(generator).to(lr.device)
+    discriminator = Discriminator(generator).to(lr.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizers = [
+        torch.optim.Adam(downsampler.parameters(), lr=settings.kernel_rate, betas=(0.5, 0.999)),
+        torch.optim.Adam(discriminator.parameters(), lr=settings.critic_rate, betas=(0.5, 0.999)),
+    ]
+    schedules = [torch.optim.lr_scheduler.StepLR(optimizer, 750) for optimizer in optimizers]
+    weights = {"sum": 0.5, "boundary": 0.5, "centre": 0.0, "sparsity": 0.0}
+    bicubic_weight, below = 5.0, 0
+
+    def noisy(patches: Tensor) -> Tensor:
+        return patches + torch.randn(patches.shape, generator=generator).to(patches.device) / 255
+
+    for iteration in range(settings.iterations):
+        patches, real = large.draw(settings.batch, generator), small.draw(settings.batch, generator)
+        optimizers[0].zero_grad(set_to_none=True)
+        kernel = downsampler.kernel()
+        log.kernel(kernel)
+        fake = _downsample(patches, kernel)
+        score = discriminator(noisy(fake))
+        bicubic = bicubic_loss(patches, fake)
+        loss = (1 - score).abs().mean() + bicubic_weight * bicubic
+        for name, value in kernel_losses(kernel).items():
+            loss = loss + weights[name] * value
+        loss.backward()
+        optimizers[0].step()
+
+        optimizers[1].zero_grad(set_to_none=True)
+        on_real, on_fake = discriminator(noisy(real)), discriminator(noisy(fake.detach()))
+        (0.5 * ((1 - on_real).abs().mean() + on_fake.abs().mean())).backward()
+        optimizers[1].step()
+        for schedule in schedules:
+            schedule.step()
+
+        below = below + 1 if float(bicubic.detach()) < 0.4 else (below if below >= 3 else 0)
+        if below >= 3 and iteration % 200 == 0 and bicubic_weight > 5e-6:
+            bicubic_weight = max(bicubic_weight / 100, 5e-6)
+            if bicubic_weight < 5e-3:
+                weights["centre"], weights["sparsity"] = 1.0, 5.0
+        log.step(loss)
+    with torch.no_grad():
+        kernel = downsampler.kernel()
+    log.kernel(kernel, last=True)
+    return post_process(kernel)

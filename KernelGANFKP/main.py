@@ -1,0 +1,52 @@
+"""Estimate an image's blur kernel with KernelGAN-FKP and super-resolve the image with it.
+
+A dataset with ground truth, scored: python main.py --SR --sf 2 --dataset Test
+
+A photograph of yours: python main.py --SR --sf 2 --real -i photo.png
+"""
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from blindsr.cli import EstimatorOptions, parse, peek, run, run_estimator
+from blindsr.devices import pick_device
+from FKP import KernelPrior
+from KernelGANFKP.estimator import GANSettings, KernelModel, estimate, preset
+from NonblindSR.usrnet import USRNet
+
+
+@dataclass(frozen=True)
+class Options(EstimatorOptions):
+    """What ``python main.py`` takes."""
+
+    model: KernelModel = "KernelGANFKP"
+    """KernelGANFKP, or the baseline without the kernel prior: KernelGAN."""
+    path_KP: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Weights of the x2 kernel prior; without it, the shipped data/pretrained_models/FKP_x2.pt."""
+    preset: Literal["default", "paper"] = "default"
+    """Settings: default (fast), or paper. Options below override it."""
+    settings: GANSettings = field(default_factory=GANSettings)
+
+
+def main() -> int:
+    # A preset depends on model and scale factor; real photos have no border that a degradation made.
+    model, sf = peek("--model", "KernelGANFKP"), peek("--sf", "2")
+    settings = preset(peek("--preset", "default"), model, int(sf) if sf.isdigit() else 2)  # type: ignore[arg-type]
+    options = parse(Options, __doc__ or "", Options(settings=settings))
+    if options.sf not in (2, 4):
+        raise ValueError(f"--sf {options.sf}: KernelGAN-FKP works at x2 and x4; use DIPFKP for other scale factors")
+    if options.real:
+        options = replace(options, settings=replace(options.settings, shave=0))
+    device = pick_device(options.device)
+    prior = KernelPrior.from_pretrained(2, options.path_KP).to(device) if options.model == "KernelGANFKP" else None
+    nonblind = USRNet.from_pretrained(options.path_nonblind).to(device) if options.SR else None
+    estimator = partial(estimate, prior=prior, settings=options.settings, model=options.model)
+    return run_estimator(options, "KernelGANFKP", options.model, estimator, nonblind)
+
+
+if __name__ == "__main__":
+    run(main)

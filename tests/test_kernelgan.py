@@ -1,0 +1,168 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from blindsr.degradation import degrade
+from blindsr.kernels import centre, centre_of_mass, gaussian_kernels, kernel_x4_from_x2, normalize
+from FKP import KernelPrior
+from KernelGANFKP.crops import CropSampler, crop_probabilities, gradient_map, half_size
+from KernelGANFKP.estimator import GANSettings, estimate, preset
+from KernelGANFKP.losses import bicubic_loss, boundary_weights, gradient_penalty, kernel_losses, post_process
+from KernelGANFKP.networks import Critic, Discriminator, LinearGenerator
+
+SHORT = GANSettings(iterations=4, batch=8, shave=0)
+
+
+@pytest.fixture
+def release(golden):
+    return golden("kernelgan")
+
+
+@pytest.fixture(scope="module")
+def prior():
+    return KernelPrior.from_pretrained(2)
+
+
+@pytest.fixture(scope="module")
+def lr(photograph):
+    variances = torch.tensor([1.2])
+    return degrade(photograph, gaussian_kernels(variances, variances, torch.zeros(1), 11, 2), 2)
+
+
+def image_of(release):
+    return torch.from_numpy(release["image_uint8"]).permute(2, 0, 1)[None].double() / 255
+
+
+def test_half_size_matches_the_release_inside_the_border(release):
+    half = half_size(image_of(release))[0].permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(half[3:-3, 3:-3], release["imresize_half"][3:-3, 3:-3], atol=1e-4, rtol=0)
+
+
+def test_gradient_map_matches_the_release(release):
+    np.testing.assert_allclose(gradient_map(image_of(release)), release["gradient_map"], atol=1e-8, rtol=0)
+
+
+def test_crop_probabilities_match_the_release(release):
+    ours = crop_probabilities(release["gradient_map"], 26)
+    np.testing.assert_allclose(ours.ravel(), release["probability_map_crop26"], atol=1e-12, rtol=0)
+
+
+def test_kernel_losses_match_the_release(release):
+    np.testing.assert_allclose(boundary_weights(13), release["penalty_mask_13"], atol=1e-12, rtol=0)
+    losses = kernel_losses(torch.from_numpy(release["kernel13"])[None, None])
+    names = {"sum": "sum2one", "boundary": "boundaries", "centre": "centralized", "sparsity": "sparse"}
+    for ours, theirs in names.items():
+        assert float(losses[ours]) == pytest.approx(float(release[theirs]), abs=1e-6, rel=1e-5)
+
+
+def test_bicubic_loss_matches_the_release(release):
+    patches, downsampled = torch.from_numpy(release["g_input"]), torch.from_numpy(release["g_output"])
+    assert float(bicubic_loss(patches, downsampled)) == pytest.approx(float(release["bicubic_loss"]), rel=1e-5)
+
+
+def test_post_processing_matches_the_release(release):
+    ours = post_process(torch.from_numpy(release["kernel13"])[None, None])
+    np.testing.assert_allclose(ours[0, 0], release["post_processed_11"], atol=1e-6, rtol=0)
+
+
+def test_the_linear_generators_kernel_does_what_its_layers_do():
+    generator = LinearGenerator(torch.Generator().manual_seed(0))
+    patches = torch.rand(2, 1, 40, 40, generator=torch.Generator().manual_seed(1))
+    layered = generator.layers(patches)[..., ::2, ::2]
+    at_once = torch.nn.functional.conv2d(patches, generator.kernel(), stride=2)
+    torch.testing.assert_close(at_once, layered, atol=1e-6, rtol=1e-3)
+    assert generator.kernel().shape[-1] == LinearGenerator.kernel_side
+
+
+def test_the_networks_are_drawn_from_the_generator_alone():
+    patches = torch.rand(2, 3, 27, 27, generator=torch.Generator().manual_seed(1))
+    for network, shape in ((Critic, (2, 1, 17, 17)), (Discriminator, (2, 1, 21, 21))):
+        torch.manual_seed(3)
+        first = network(torch.Generator().manual_seed(0)).eval()(patches)
+        torch.manual_seed(4)
+        second = network(torch.Generator().manual_seed(0)).eval()(patches)
+        assert first.shape == shape
+        torch.testing.assert_close(first, second, atol=1e-5, rtol=0)
+
+
+def test_the_gradient_penalty_is_that_of_a_linear_critic():
+    class Linear(torch.nn.Module):
+        def forward(self, x):
+            return (x * torch.tensor([3.0, 4.0, 0.0]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+
+    real, fake = torch.rand(2, 2, 3, 5, 5)
+    assert float(gradient_penalty(Linear(), real, fake, 0.3)) == pytest.approx((5 - 1) ** 2)
+
+
+def test_crops_start_at_even_pixels_and_where_the_probability_is():
+    image = torch.arange(60 * 80.0).view(1, 1, 60, 80)
+    probabilities = np.zeros((60, 80))
+    probabilities[31, 41] = probabilities[0, 79] = 0.5
+    crops = CropSampler(image, probabilities, 20).draw(64, torch.Generator().manual_seed(0))
+    assert crops.shape == (64, 1, 20, 20)
+    corners = {divmod(int(corner), 80) for corner in crops[:, 0, 0, 0]}
+    assert corners == {(20, 30), (0, 60)}
+    row, col = 20, 30
+    inside = crops[crops[:, 0, 0, 0] == row * 80 + col][0, 0]
+    assert torch.equal(inside, image[0, 0, row : row + 20, col : col + 20])
+
+
+def test_a_flat_picture_is_cropped_everywhere():
+    energy = gradient_map(torch.full((1, 3, 60, 80), 0.5))
+    np.testing.assert_allclose(energy, 1)
+    probabilities = crop_probabilities(energy, 20)
+    assert probabilities.sum() == pytest.approx(1)
+    assert probabilities.min() >= 0
+
+
+@pytest.mark.parametrize("model", ["KernelGANFKP", "KernelGAN"])
+def test_a_seed_gives_one_kernel_that_sums_to_one(lr, prior, model):
+    torch.manual_seed(7)
+    first = estimate(lr, 2, prior=prior, settings=SHORT, model=model, seed=1)
+    torch.manual_seed(8)
+    second = estimate(lr, 2, prior=prior, settings=SHORT, model=model, seed=1)
+    other = estimate(lr, 2, prior=prior, settings=SHORT, model=model, seed=2)
+    assert torch.equal(first.kernel, second.kernel)
+    assert first.losses == second.losses
+    assert not torch.equal(first.kernel, other.kernel)
+    assert first.kernel.shape == (1, 1, 11, 11)
+    assert float(first.kernel.sum()) == pytest.approx(1, abs=1e-5)
+    assert len(first.losses) == 4
+    assert first.image is None
+    assert first.path[0][0] == 0
+    assert first.path[-1][0] == 4
+    assert first.moved is not None
+    assert first.moved > 0
+
+
+@pytest.mark.parametrize("model", ["KernelGANFKP", "KernelGAN"])
+def test_the_x4_kernel_follows_from_the_x2_one(lr, prior, model):
+    x2 = estimate(lr, 2, prior=prior, settings=SHORT, model=model).kernel
+    x4 = estimate(lr, 4, prior=prior, settings=SHORT, model=model).kernel
+    torch.testing.assert_close(x4, normalize(centre(kernel_x4_from_x2(x2), 4)))
+    assert x4.shape == (1, 1, 21, 21)
+    assert (centre_of_mass(x4) - 8.5).abs().max() < 0.1
+
+
+def test_small_pictures_get_smaller_crops_and_say_so(lr, prior):
+    found = estimate(lr[..., :40, :70], 4, prior=prior, settings=SHORT)
+    assert "32" in found.notes[0]
+    assert estimate(lr[..., :100, :100], 4, prior=prior, settings=SHORT).notes == ()
+    with pytest.raises(ValueError, match="too small"):
+        estimate(lr[..., :39, :70], 2, prior=prior, settings=SHORT)
+    with pytest.raises(ValueError, match="too small"):
+        estimate(lr[..., :59, :70], 2, prior=prior, settings=dataclasses.replace(SHORT, shave=10))
+
+
+@pytest.mark.parametrize("scale_factor", [3, 8])
+def test_other_scales_are_refused(lr, prior, scale_factor):
+    with pytest.raises(ValueError, match="x2"):
+        estimate(lr, scale_factor, prior=prior, settings=SHORT)
+
+
+def test_the_papers_preset():
+    assert preset("paper", "KernelGANFKP", 2) == GANSettings(1000, 3, 3, 64, 64, 5e-4, 5e-4, 0.1, 10)
+    assert preset("paper", "KernelGANFKP", 4).iterations == 4000
+    assert preset("default", "KernelGAN", 2).iterations == 3000
