@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -12,13 +13,13 @@ from torch import Tensor, nn
 
 from blindsr.checks import require_between, require_positive
 from blindsr.degradation import border, centre_crop, degrade
-from blindsr.estimation import Estimate, OnStep, SearchLog
+from blindsr.estimation import Estimate, Estimator, OnStep, SearchLog
 from blindsr.initialization import draw_parameters
 from blindsr.kernels import kernel_side
 from DIPFKP.network import ImagePrior, scales_for
 from FKP import KernelPredictor, KernelPrior, SphericalAdam
 
-__all__ = ["PRESETS", "DIPSettings", "KernelModel", "estimate", "ssim", "textured_crop"]
+__all__ = ["PRESETS", "DIPSettings", "KernelModel", "estimate", "pretrained_estimator", "ssim", "textured_crop"]
 
 KernelModel = Literal["DIPFKP", "DIPSoftmax", "DoubleDIP"]
 
@@ -237,6 +238,29 @@ def estimate(
         expected_error=expected_error,
         path=log.path,
     )
+
+
+def pretrained_estimator(
+    scale_factor: int,
+    device: torch.device,
+    settings: DIPSettings = PRESETS["default"],
+    model: KernelModel = "DIPFKP",
+    *,
+    want_image: bool = False,
+    path_prior: Path | None = None,
+    path_predictor: Path | None = None,
+) -> Estimator:
+    """:func:`estimate` with the weights that ``settings`` and ``model`` need, the shipped ones where none are named.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, or it holds other weights.
+    """
+    prior = predictor = None
+    if model == "DIPFKP":
+        prior = KernelPrior.from_pretrained(scale_factor, path_prior).to(device)
+        if settings.start == "predicted":
+            predictor = KernelPredictor.from_pretrained(path_predictor).to(device)
+    return partial(estimate, prior=prior, predictor=predictor, settings=settings, model=model, want_image=want_image)
 
 
 def _fit(

@@ -6,7 +6,6 @@ A photograph of yours: python main.py --SR --sf 2 --real -i photo.png
 """
 
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,8 +13,7 @@ import tyro
 
 from blindsr.cli import EstimatorOptions, parse, peek, run, run_estimator
 from blindsr.devices import pick_device
-from DIPFKP.estimator import PRESETS, DIPSettings, KernelModel, estimate
-from FKP import KernelPredictor, KernelPrior
+from DIPFKP.estimator import PRESETS, DIPSettings, KernelModel, pretrained_estimator
 from NonblindSR.usrnet import USRNet
 
 
@@ -39,20 +37,16 @@ def main() -> int:
     default = Options(settings=PRESETS.get(preset, PRESETS["default"]))
     options = parse(Options, __doc__ or "", default)
     device = pick_device(options.device)
-    prior = predictor = None
-    if options.model == "DIPFKP":
-        prior = KernelPrior.from_pretrained(options.sf, options.path_KP).to(device)
-        if options.settings.start == "predicted":
-            predictor = KernelPredictor.from_pretrained(options.path_predictor).to(device)
-    nonblind = USRNet.from_pretrained(options.path_nonblind).to(device) if options.SR else None
-    estimator = partial(
-        estimate,
-        prior=prior,
-        predictor=predictor,
-        settings=options.settings,
-        model=options.model,
+    estimator = pretrained_estimator(
+        options.sf,
+        device,
+        options.settings,
+        options.model,
         want_image=not options.SR,
+        path_prior=options.path_KP,
+        path_predictor=options.path_predictor,
     )
+    nonblind = USRNet.from_pretrained(options.path_nonblind).to(device) if options.SR else None
     return run_estimator(options, "DIPFKP", options.model, estimator, nonblind)
 
 

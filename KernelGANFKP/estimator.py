@@ -2,6 +2,8 @@
 
 import time
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -10,14 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blindsr.checks import require_between, require_positive
-from blindsr.estimation import Estimate, OnStep, SearchLog
+from blindsr.estimation import Estimate, Estimator, OnStep, SearchLog
 from blindsr.kernels import centre, kernel_x4_from_x2, normalize
 from FKP import KernelPredictor, KernelPrior, SphericalAdam
 from KernelGANFKP.crops import CropSampler, crop_probabilities, gradient_map, half_size
 from KernelGANFKP.losses import bicubic_loss, gradient_penalty, kernel_losses, post_process
 from KernelGANFKP.networks import Critic, Discriminator, LinearGenerator
 
-__all__ = ["SMALLEST", "GANSettings", "KernelModel", "estimate", "preset"]
+__all__ = ["SMALLEST", "GANSettings", "KernelModel", "estimate", "preset", "pretrained_estimator"]
 
 KernelModel = Literal["KernelGANFKP", "KernelGAN"]
 
@@ -132,6 +134,27 @@ def estimate(
         path=log.path,
         notes=notes,
     )
+
+
+def pretrained_estimator(
+    device: torch.device,
+    settings: GANSettings,
+    model: KernelModel = "KernelGANFKP",
+    *,
+    path_prior: Path | None = None,
+    path_predictor: Path | None = None,
+) -> Estimator:
+    """:func:`estimate` with the weights that ``settings`` and ``model`` need, the shipped ones where none are named.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, or it holds other weights.
+    """
+    prior = predictor = None
+    if model == "KernelGANFKP":
+        prior = KernelPrior.from_pretrained(2, path_prior).to(device)
+        if settings.start == "predicted":
+            predictor = KernelPredictor.from_pretrained(path_predictor).to(device)
+    return partial(estimate, prior=prior, predictor=predictor, settings=settings, model=model)
 
 
 def _samplers(lr: Tensor, crop: int, side: int) -> tuple[CropSampler, CropSampler]:

@@ -6,7 +6,6 @@ A photograph of yours: python main.py --SR --sf 2 --real -i photo.png
 """
 
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,8 +13,7 @@ import tyro
 
 from blindsr.cli import EstimatorOptions, parse, peek, run, run_estimator
 from blindsr.devices import pick_device
-from FKP import KernelPrior
-from KernelGANFKP.estimator import GANSettings, KernelModel, estimate, preset
+from KernelGANFKP.estimator import GANSettings, KernelModel, preset, pretrained_estimator
 from NonblindSR.usrnet import USRNet
 
 
@@ -27,6 +25,8 @@ class Options(EstimatorOptions):
     """KernelGANFKP, or the baseline without the kernel prior: KernelGAN."""
     path_KP: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Weights of the x2 kernel prior; without it, the shipped data/pretrained_models/FKP_x2.pt."""
+    path_predictor: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Weights of the predictor of the start; without it, the shipped data/pretrained_models/kernel_predictor.pth."""
     preset: Literal["default", "paper"] = "default"
     """Settings: default (fast), or paper. Options below override it."""
     settings: GANSettings = field(default_factory=GANSettings)
@@ -42,9 +42,14 @@ def main() -> int:
     if options.real:
         options = replace(options, settings=replace(options.settings, shave=0))
     device = pick_device(options.device)
-    prior = KernelPrior.from_pretrained(2, options.path_KP).to(device) if options.model == "KernelGANFKP" else None
+    estimator = pretrained_estimator(
+        device,
+        options.settings,
+        options.model,
+        path_prior=options.path_KP,
+        path_predictor=options.path_predictor,
+    )
     nonblind = USRNet.from_pretrained(options.path_nonblind).to(device) if options.SR else None
-    estimator = partial(estimate, prior=prior, settings=options.settings, model=options.model)
     return run_estimator(options, "KernelGANFKP", options.model, estimator, nonblind)
 
 

@@ -12,7 +12,6 @@ import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -23,8 +22,7 @@ from blindsr.cli import parse, run
 from blindsr.datasets import find_items
 from blindsr.devices import keep_freed_memory, pick_device
 from blindsr.pipeline import process
-from DIPFKP.estimator import PRESETS, estimate
-from FKP import KernelPredictor, KernelPrior
+from DIPFKP.estimator import PRESETS, pretrained_estimator
 from NonblindSR.usrnet import USRNet
 
 PUBLISHED = {2: "32.34/0.9308", 3: "30.78/0.8840", 4: "29.29/0.8508"}
@@ -53,10 +51,8 @@ def row(options: Options, scale_factor: int, weights: Path | None) -> str:
     prior_path, net_path = (
         (None, None) if weights is None else (weights / f"FKP_x{scale_factor}.pt", weights / "usrnet_tiny.pth")
     )
-    prior = KernelPrior.from_pretrained(scale_factor, prior_path).to(device)
     net = USRNet.from_pretrained(net_path).to(device)
-    predictor = KernelPredictor.from_pretrained().to(device)
-    estimator = partial(estimate, prior=prior, predictor=predictor, settings=PRESETS[options.preset])
+    estimator = pretrained_estimator(scale_factor, device, PRESETS[options.preset], path_prior=prior_path)
     items = find_items(options.dataset, "DIPFKP", scale_factor)
     values = []
     with tempfile.TemporaryDirectory() as folder:

@@ -14,7 +14,16 @@ from blindsr.images import is_image_name, read_image, write_image, write_kernel
 from blindsr.kernels import centre, kernel_side, kernel_x4_from_x2, random_kernels_numpy, variance_range
 from blindsr.paths import DATA
 
-__all__ = ["DataModel", "Item", "dataset_folder", "find_items", "input_items", "picture_paths", "prepare"]
+__all__ = [
+    "DataModel",
+    "Item",
+    "dataset_folder",
+    "draw_test_kernel",
+    "find_items",
+    "input_items",
+    "picture_paths",
+    "prepare",
+]
 
 DataModel = Literal["DIPFKP", "KernelGANFKP"]
 """Whose test kernels: they differ in size and range (KernelGAN's x4 kernels follow from x2 ones)."""
@@ -148,7 +157,7 @@ def prepare(
         raise ValueError(f"{folder / 'HR'}: several pictures are called '{twice[0]}'; rename all but one")
     for path in paths:
         try:
-            kernel = _test_kernel(rng, model, scale_factor, kernel_noise)
+            kernel = draw_test_kernel(rng, model, scale_factor, kernel_noise)
             hr = modcrop(read_image(path), scale_factor)
             lr = degrade(hr, kernel.float(), scale_factor)[0].permute(1, 2, 0).numpy()
             # Drawn even at level 0: the next picture's kernel depends on it.
@@ -162,8 +171,15 @@ def prepare(
             yield path, f"{message} (its draws are missing: later pictures get other kernels than the published)"
 
 
-def _test_kernel(rng: np.random.RandomState, model: DataModel, scale_factor: int, noise: float) -> Tensor:
-    """1×1×k×k float64: DIPFKP's kernel of this scale, or KernelGANFKP's x2 kernel or the x4 one it implies."""
+def draw_test_kernel(rng: np.random.RandomState, model: DataModel, scale_factor: int, noise: float = 0.0) -> Tensor:
+    """Draw the kernel of one test picture: DIPFKP's of this scale, or KernelGANFKP's of x2 or the x4 one it implies.
+
+    Args:
+        noise: level of the multiplicative noise on the kernel, 0 to 1.
+
+    Returns:
+        1×1×k×k float64.
+    """
     if model == "DIPFKP":
         side, variances = kernel_side(scale_factor), variance_range(scale_factor)
         return random_kernels_numpy(rng, scale_factor, side, variances, noise)

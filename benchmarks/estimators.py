@@ -1,0 +1,170 @@
+"""All kernel estimators on the same pictures: kernel PSNR, PSNR/SSIM with --SR, seconds, peak memory, as Markdown.
+
+Photographs that come with scikit-image (their middle 512×512 pixels), blurred by KernelGAN-FKP's test kernels. Each
+run has a process of its own, so that its peak memory is its own, and is appended to a log: broken off, the same
+command goes on; the table is made of what the log holds. ± is the spread over seeds (standard deviation) of the mean
+over pictures.
+
+python benchmarks/estimators.py --log runs/estimators.jsonl
+"""
+
+import json
+import multiprocessing
+import resource
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import skimage.data
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import DIPFKP.estimator
+import KernelGANFKP.estimator
+from blindsr.cli import parse, run
+from blindsr.datasets import draw_test_kernel
+from blindsr.degradation import centre_crop, degrade, modcrop, quantize
+from blindsr.devices import keep_freed_memory, pick_device
+from blindsr.estimation import Estimator
+from blindsr.metrics import kernel_psnr
+from blindsr.paths import RUNS
+from KernelGANFKP.estimator import KernelModel, preset
+from NonblindSR.evaluation import score
+from NonblindSR.usrnet import USRNet
+
+PHOTOGRAPHS = (
+    "astronaut",
+    "brick",
+    "camera",
+    "chelsea",
+    "coffee",
+    "coins",
+    "hubble_deep_field",
+    "immunohistochemistry",
+    "rocket",
+    "stereo_motorcycle",
+)
+METHODS = ("KernelGAN", "KernelGAN-FKP, paper", "KernelGAN-FKP", "DIP-FKP")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``python benchmarks/estimators.py`` takes."""
+
+    log: Path = RUNS / "estimators.jsonl"
+    """Where runs are written to, and read from where they are there already."""
+    methods: tuple[str, ...] = METHODS
+    """Which estimators."""
+    scales: tuple[int, ...] = (2, 4)
+    """Scale factors."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds to average over."""
+    pictures: tuple[str, ...] = PHOTOGRAPHS
+    """Names of photographs in ``skimage.data``."""
+    path_nonblind: Path | None = None
+    """Weights of USRNet other than the shipped ones; use another log with them."""
+
+
+def example(name: str, scale_factor: int) -> tuple[Tensor, Tensor, Tensor]:
+    """LR image, kernel and HR image; the kernel depends on the picture's place in the list, not on ``--pictures``."""
+    array = getattr(skimage.data, name)()
+    pixels = torch.from_numpy(array[0] if isinstance(array, tuple) else array)  # of a stereo pair the left one
+    pixels = pixels.unsqueeze(-1).expand(*pixels.shape, 3) if pixels.ndim == 2 else pixels
+    hr = modcrop(centre_crop(pixels.permute(2, 0, 1)[None].float() / 255, 512), scale_factor)
+    rng = np.random.RandomState(PHOTOGRAPHS.index(name) + 1)
+    kernel = draw_test_kernel(rng, "KernelGANFKP", scale_factor).float()
+    return quantize(degrade(hr, kernel, scale_factor)), kernel, hr
+
+
+def estimator_of(method: str, scale_factor: int) -> Estimator:
+    device = pick_device()
+    if method == "DIP-FKP":
+        return DIPFKP.estimator.pretrained_estimator(scale_factor, device)
+    model: KernelModel = "KernelGAN" if method == "KernelGAN" else "KernelGANFKP"
+    settings = preset("paper" if "paper" in method else "default", model, scale_factor)
+    return KernelGANFKP.estimator.pretrained_estimator(device, settings, model)
+
+
+def measure(method: str, scale_factor: int, seed: int, name: str, nonblind: Path | None) -> dict[str, Any]:
+    """One run, in this process."""
+    lr, kernel, hr = example(name, scale_factor)
+    device = pick_device()
+    found = estimator_of(method, scale_factor)(lr.to(device), scale_factor, seed=seed)
+    gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    net = USRNet.from_pretrained(nonblind).to(device)
+    psnr, ssim = score(net, lr, found.kernel, hr, scale_factor)
+    margin = (
+        kernel.shape[-1] - found.kernel.shape[-1]
+    ) // 2  # at x4 DIP-FKP's window is smaller by a pixel all round
+    return {
+        "kernel_psnr": kernel_psnr(F.pad(found.kernel, (margin,) * 4), kernel),
+        "psnr": psnr,
+        "ssim": ssim,
+        "true_psnr": score(net, lr, kernel, hr, scale_factor)[0],
+        "seconds": found.seconds,
+        "gigabytes": gigabytes,
+        "converged": found.converged,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def spread(by_seed: list[list[dict[str, Any]]], value: str, digits: int) -> str:
+    """Mean and standard deviation over seeds of the mean over pictures."""
+    means = [np.mean([entry[value] for entry in entries]) for entries in by_seed]
+    deviation = f" ± {np.std(means, ddof=1):.{digits}f}" if len(means) > 1 else ""
+    return f"{np.mean(means):.{digits}f}{deviation}"
+
+
+def table(runs: dict[tuple[Any, ...], dict[str, Any]], options: Options) -> str:
+    """Markdown of what ``runs`` hold."""
+    lines = [
+        "| | estimator | kernel PSNR | PSNR | SSIM | below true kernel | s/image | GiB | pictures × seeds |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for scale_factor in options.scales:
+        for method in options.methods:
+            keys = [[(method, scale_factor, seed, name) for name in options.pictures] for seed in options.seeds]
+            by_seed = [[runs[key] for key in row if key in runs] for row in keys]
+            by_seed = [row for row in by_seed if row]
+            if not by_seed:
+                continue
+            entries = [entry for row in by_seed for entry in row]
+            cells = [spread(by_seed, "kernel_psnr", 2), spread(by_seed, "psnr", 2), spread(by_seed, "ssim", 4)]
+            cells.append(f"{np.mean([entry['true_psnr'] - entry['psnr'] for entry in entries]):.2f}")
+            cells.append(f"{np.median([entry['seconds'] for entry in entries]):.0f}")
+            cells.append(f"{max(entry['gigabytes'] for entry in entries):.2f}")
+            cells.append(f"{len({entry['name'] for entry in entries})} × {len(by_seed)}")
+            lines.append(f"| x{scale_factor} | {method} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    options = parse(Options, __doc__ or "")
+    runs = {}
+    if options.log.exists():
+        for line in options.log.read_text().splitlines():
+            entry = json.loads(line)
+            runs[entry["method"], entry["scale"], entry["seed"], entry["name"]] = entry
+    options.log.parent.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("spawn")
+    for seed in options.seeds:
+        for method in reversed(options.methods):
+            for scale_factor in options.scales:
+                for name in options.pictures:
+                    key = (method, scale_factor, seed, name)
+                    if key in runs:
+                        continue
+                    with ProcessPoolExecutor(1, mp_context=context, initializer=keep_freed_memory) as pool:
+                        values = pool.submit(measure, *key, options.path_nonblind).result()
+                    runs[key] = {"method": method, "scale": scale_factor, "seed": seed, "name": name, **values}
+                    with options.log.open("a") as log:
+                        log.write(json.dumps(runs[key]) + "\n")
+    print(table(runs, options))
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,100 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from blindsr import super_resolve
+from blindsr.degradation import degrade
+from blindsr.estimation import Estimate
+from blindsr.kernels import random_kernels
+from DIPFKP.estimator import DIPSettings, pretrained_estimator
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def blurred(picture):
+    kernel = random_kernels(1, 2, torch.Generator().manual_seed(0))
+    return degrade(picture, kernel, 2), kernel
+
+
+def test_every_kind_of_image_gives_its_own_kind_back(blurred):
+    lr, kernel = blurred
+    array = lr[0].permute(1, 2, 0).numpy()
+    expected, _ = super_resolve(lr, 2, kernel=kernel)
+    assert expected.shape == (1, 3, 72, 96)
+    for image, tolerance in (
+        (lr[0], 1e-6),
+        (lr.double(), 1e-6),
+        (array, 1e-6),
+        (array.astype(np.float64), 1e-6),
+        (np.rint(array * 65535).astype(np.uint16), 0.005),
+        (np.rint(array * 255).astype(np.uint8), 0.3),
+    ):
+        sr, _ = super_resolve(image, 2, kernel=kernel[0, 0].numpy())
+        assert type(sr) is type(image)
+        assert sr.dtype == image.dtype
+        assert sr.ndim == image.ndim
+        scale = np.iinfo(sr.dtype).max if isinstance(sr, np.ndarray) and sr.dtype.kind == "u" else 1
+        flat = torch.as_tensor(sr / scale if scale > 1 else sr)
+        if isinstance(sr, np.ndarray):
+            flat = flat.permute(2, 0, 1)
+        assert (flat.reshape(expected.shape) - expected).abs().max() <= tolerance
+
+
+def test_without_a_kernel_one_is_estimated(blurred):
+    settings = DIPSettings(iterations=4, ssim_iterations=2, frozen_iterations=1, channels=8, non_local=False)
+    estimator = pretrained_estimator(2, torch.device("cpu"), settings)
+    steps = []
+    sr, estimate = super_resolve(blurred[0], 2, estimator=estimator, on_step=lambda *step: steps.append(step))
+    again, _ = super_resolve(blurred[0], 2, kernel=estimate.kernel)
+    torch.testing.assert_close(sr, again)
+    assert len(steps) == 4
+
+
+def test_anybodys_estimator_will_do(blurred):
+    lr, kernel = blurred
+
+    def estimator(lr, scale_factor, *, seed, on_step=None):
+        return Estimate(kernel, None, losses=[0.5], seconds=1.0, seed=seed)
+
+    sr, estimate = super_resolve(lr, 2, estimator=estimator, seed=3)
+    assert estimate.seed == 3
+    torch.testing.assert_close(sr, super_resolve(lr, 2, kernel=kernel)[0])
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((8, 8), np.uint8),
+        np.zeros((8, 8, 4), np.uint8),
+        np.zeros((8, 8, 3), np.int32),
+        np.full((8, 8, 3), 200.0),
+        np.full((8, 8, 3), np.nan),
+        torch.zeros(3, 8, 8, dtype=torch.uint8),
+        torch.zeros(2, 3, 8, 8),
+    ],
+    ids=lambda image: f"{tuple(image.shape)} {image.dtype}",
+)
+def test_other_images_are_refused(image):
+    with pytest.raises(ValueError, match="image"):
+        super_resolve(image, 2, kernel=torch.ones(3, 3))
+
+
+@pytest.mark.parametrize(
+    "kernel", [torch.ones(4, 4), torch.ones(3, 5), torch.zeros(3, 3), torch.full((3, 3), np.inf)]
+)
+def test_other_kernels_are_refused(blurred, kernel):
+    with pytest.raises(ValueError, match="kernel"):
+        super_resolve(blurred[0], 2, kernel=kernel)
+
+
+def test_the_prior_serves_another_method():
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "examples" / "calibrate.py"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split()[-2]) > 60
