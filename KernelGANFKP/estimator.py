@@ -47,6 +47,10 @@ class GANSettings:
     """Learning rate of spherical Adam for the latent code (paper: 5e-4)."""
     penalty: float = 0.1
     """Weight of the gradient penalty (release: 0.1)."""
+    frozen_iterations: int = 0
+    """Iterations in which the critic learns alone before the kernel starts to move (release: 0)."""
+    pull: float = 0.0
+    """Weight of the kernel's squared distance to the predicted one, relative to the critic's margin (release: 0)."""
     start: Literal["fixed", "predicted"] = "fixed"
     """Where KernelGANFKP's search starts: at one kernel for all images (paper), or at the predictor's."""
     shave: int = 10
@@ -192,22 +196,28 @@ def _search_fkp(
     latent_optimizer = SphericalAdam([latent], lr=settings.kernel_rate)
     kernel = prior.decode(latent)
     log.kernel(kernel)
-    for _ in range(settings.iterations):
+    start = kernel.detach()
+    for iteration in range(settings.iterations):
         patches, real = large.draw(settings.batch, generator), small.draw(settings.batch, generator)
         fake = _downsample(patches, kernel)
         for _ in range(settings.critic_steps):
             share = float(torch.rand((), generator=generator))
             penalty = gradient_penalty(critic, real, fake.detach(), share)
-            loss = critic(fake.detach()).mean() - critic(real).mean() + settings.penalty * penalty
+            margin = critic(real).mean() - critic(fake.detach()).mean()
+            loss = settings.penalty * penalty - margin
             critic_optimizer.zero_grad(set_to_none=True)
             loss.backward()
             critic_optimizer.step()
         # The critic does not move between the latent steps: they share its gradient.
         latent_optimizer.zero_grad(set_to_none=True)
         loss = -critic(fake).mean()
+        if settings.pull:
+            distance = (kernel - start).square().sum() / start.square().sum()
+            loss = loss + settings.pull * margin.detach().abs() * distance
         loss.backward()
-        for _ in range(settings.latent_steps):
-            latent_optimizer.step()
+        if iteration >= settings.frozen_iterations:
+            for _ in range(settings.latent_steps):
+                latent_optimizer.step()
         kernel = prior.decode(latent)
         log.step(loss)
         log.kernel(kernel)
