@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
 from blindsr.datasets import Item
 from blindsr.degradation import modcrop
 from blindsr.images import read_image, read_kernel, to_uint8
 from blindsr.metrics import psnr_ssim_y
+from NonblindSR.tiling import super_resolve
 from NonblindSR.usrnet import USRNet
 
 __all__ = ["evaluate", "read_example", "score"]
@@ -25,13 +25,12 @@ def read_example(item: Item, scale_factor: int) -> tuple[Tensor, Tensor, Tensor]
     return read_image(item.lr), read_kernel(item.kernel).float(), modcrop(read_image(item.hr), scale_factor)
 
 
-@torch.no_grad()
 def score(
     net: USRNet, lr: Tensor, kernel: Tensor, hr: Tensor, scale_factor: int, sigma: float = 0.0
 ) -> tuple[float, float]:
     """PSNR in dB and SSIM, on the Y channel and 8 bits, of what ``net`` makes of one LR image on its own device."""
     device = next(net.parameters()).device
-    sr = net(lr.to(device), kernel.to(device), scale_factor, sigma)
+    sr = super_resolve(net, lr.to(device), kernel.to(device), scale_factor, sigma)
     return psnr_ssim_y(to_uint8(sr), to_uint8(hr), scale_factor)
 
 
