@@ -16,7 +16,7 @@ from blindsr.cli import EstimatorOptions, parse, peek, run, run_estimator
 from blindsr.devices import pick_device
 from DIPFKP.estimator import PRESETS, DIPSettings, KernelModel, estimate
 from FKP import KernelPredictor, KernelPrior
-from NonblindSR.usrnet import USRNet
+from NonblindSR.tiling import pretrained_nonblind
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def main() -> int:
         prior = KernelPrior.from_pretrained(options.sf, options.path_KP).to(device)
         if options.settings.start == "predicted":
             predictor = KernelPredictor.from_pretrained(options.path_predictor).to(device)
-    nonblind = USRNet.from_pretrained(options.path_nonblind).to(device) if options.SR else None
+    nonblind = pretrained_nonblind(options.path_nonblind, device, options.tile) if options.SR else None
     estimator = partial(
         estimate,
         prior=prior,

@@ -16,7 +16,7 @@ from blindsr.cli import EstimatorOptions, parse, peek, run, run_estimator
 from blindsr.devices import pick_device
 from FKP import KernelPrior
 from KernelGANFKP.estimator import GANSettings, KernelModel, estimate, preset
-from NonblindSR.usrnet import USRNet
+from NonblindSR.tiling import pretrained_nonblind
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def main() -> int:
         options = replace(options, settings=replace(options.settings, shave=0))
     device = pick_device(options.device)
     prior = KernelPrior.from_pretrained(2, options.path_KP).to(device) if options.model == "KernelGANFKP" else None
-    nonblind = USRNet.from_pretrained(options.path_nonblind).to(device) if options.SR else None
+    nonblind = pretrained_nonblind(options.path_nonblind, device, options.tile) if options.SR else None
     estimator = partial(estimate, prior=prior, settings=options.settings, model=options.model)
     return run_estimator(options, "KernelGANFKP", options.model, estimator, nonblind)
 

@@ -4,6 +4,10 @@ The two steps of an iteration differ in what they see. The data step is a handfu
 takes little memory once it goes channel by channel. The prior step is a U-Net, takes nearly all the memory, and sees
 93 pixels and no further. So only the prior step is cut into tiles, with a margin that covers all it sees: the
 result is the untiled one but for rounding, at the picture's own border as well, for every kernel.
+
+Measured for a result of 48 megapixels (4000×3000 at x2, tiles of the default size, one thread): the process takes
+4.4 GiB at its peak, of which 50 bytes for each result pixel belong to the whole picture. Without tiles a result pixel
+takes 0.55 KiB, 25 GiB in all.
 """
 
 import copy
@@ -19,7 +23,7 @@ from blindsr.devices import free_memory
 from blindsr.estimation import NonblindSR
 from NonblindSR.usrnet import ResUNet, USRNet, data_step
 
-__all__ = ["super_resolve", "super_resolver"]
+__all__ = ["pretrained_nonblind", "tiled_sr"]
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +42,7 @@ BYTES_PER_PIXEL = 550
 
 
 @torch.no_grad()
-def super_resolve(
+def tiled_sr(
     net: USRNet, lr: Tensor, kernel: Tensor, scale_factor: int, sigma: float = 0.0, *, tile: int | None = None
 ) -> Tensor:
     """What ``net(lr, kernel, scale_factor, sigma)`` gives, within 1e-5, in far less memory; for inference.
@@ -88,14 +92,14 @@ def super_resolve(
     return _run(copy.deepcopy(net).to(cpu), lr.cpu(), kernel.cpu(), scale_factor, sigma, _tile_that_fits(cpu))
 
 
-def super_resolver(path: Path | None, device: torch.device, tile: int | None) -> NonblindSR:
-    """:func:`super_resolve` with the weights at ``path`` (the shipped ones without) on ``device``, for a command.
+def pretrained_nonblind(path: Path | None, device: torch.device, tile: int | None) -> NonblindSR:
+    """:func:`tiled_sr` with the weights at ``path`` (the shipped ones without) on ``device``, for a command.
 
     Raises:
         FileNotFoundError, ValueError: the weights cannot be had, or ``tile`` is out of range.
     """
     _require_tile(tile)
-    return partial(super_resolve, USRNet.from_pretrained(path).to(device), tile=tile)
+    return partial(tiled_sr, USRNet.from_pretrained(path).to(device), tile=tile)
 
 
 def _require_tile(tile: int | None) -> None:

@@ -7,7 +7,7 @@ from blindsr.degradation import degrade
 from blindsr.devices import free_memory
 from blindsr.kernels import gaussian_kernels, kernel_side, random_motion_kernels, variance_range
 from NonblindSR import tiling
-from NonblindSR.tiling import super_resolve, super_resolver
+from NonblindSR.tiling import pretrained_nonblind, tiled_sr
 from NonblindSR.usrnet import ResUNet, USRNet
 
 CPU = torch.device("cpu")
@@ -33,12 +33,12 @@ def test_tiles_leave_no_trace(photograph, monkeypatch, scale_factor, sigma, kern
     lr = degrade(photograph[..., : size[0], : size[1]], kernel, scale_factor)
     with torch.no_grad():
         whole = net(lr, kernel, scale_factor, sigma)
-    assert torch.equal(super_resolve(net, lr, kernel, scale_factor, sigma, tile=0), whole)
-    tiled = super_resolve(net, lr, kernel, scale_factor, sigma, tile=100)
+    assert torch.equal(tiled_sr(net, lr, kernel, scale_factor, sigma, tile=0), whole)
+    tiled = tiled_sr(net, lr, kernel, scale_factor, sigma, tile=100)
     assert tiled.shape == whole.shape
     assert (tiled - whole).abs().max() < 1e-5
     monkeypatch.setattr(tiling, "MARGIN", 0)
-    seams = (super_resolve(net, lr, kernel, scale_factor, sigma, tile=100) - whole).abs()
+    seams = (tiled_sr(net, lr, kernel, scale_factor, sigma, tile=100) - whole).abs()
     assert seams.max() > 2 * GREY_LEVEL  # what the margin prevents
 
 
@@ -95,19 +95,19 @@ def cramped(photograph):
 
 def test_out_of_memory_means_smaller_tiles_and_one_line(cramped, caplog):
     net, *arguments = cramped(288 * 400 - 1)
-    tiled = super_resolve(net, *arguments, tile=0)
+    tiled = tiled_sr(net, *arguments, tile=0)
     assert len(net.p.tried) > 2
     net.p.limit = math.inf
-    assert (tiled - super_resolve(net, *arguments, tile=0)).abs().max() < 1e-5
+    assert (tiled - tiled_sr(net, *arguments, tile=0)).abs().max() < 1e-5
     assert [record.getMessage() for record in caplog.records] == ["out of memory on cpu: done in tiles of 200 pixels"]
 
 
 def test_out_of_memory_at_any_size_means_the_cpu(cramped, caplog):
     net, *arguments = cramped(1)
-    result = super_resolve(net, *arguments)
+    result = tiled_sr(net, *arguments)
     assert net.p.limit == 1  # the caller's network stays where it was
     net.p.limit = math.inf
-    assert torch.equal(result, super_resolve(net, *arguments))
+    assert torch.equal(result, tiled_sr(net, *arguments))
     assert [record.getMessage() for record in caplog.records] == ["out of memory on cpu: done on the CPU"]
 
 
@@ -119,12 +119,12 @@ def test_other_failures_are_not_taken_for_a_lack_of_memory(cramped, monkeypatch)
 
     monkeypatch.setattr(net.p, "forward", fail)
     with pytest.raises(RuntimeError, match="shapes"):
-        super_resolve(net, *arguments)
+        tiled_sr(net, *arguments)
 
 
 @pytest.mark.parametrize("tile", [-1, 1, 63])
 def test_a_tile_that_is_too_small_is_refused(tile):
     with pytest.raises(ValueError, match=f"--tile {tile}"):
-        super_resolver(None, CPU, tile)
+        pretrained_nonblind(None, CPU, tile)
     with pytest.raises(ValueError, match=f"--tile {tile}"):
-        super_resolve(USRNet(), torch.rand(1, 3, 8, 8), motion_kernel(2), 2, tile=tile)
+        tiled_sr(USRNet(), torch.rand(1, 3, 8, 8), motion_kernel(2), 2, tile=tile)
