@@ -37,8 +37,8 @@ noise, for wide, motion and box kernels, the largest difference to the result wi
 """
 SMALLEST_TILE, LARGEST_TILE = 64, 1856
 """Sides in HR pixels. With its margins the largest one is 2048 pixels wide; larger tiles are hardly faster."""
-BYTES_PER_PIXEL = 550
-"""What the prior step takes at its peak for each HR pixel of a tile and its margins."""
+BYTES_PER_PIXEL = 660
+"""What the prior step takes at its peak for each HR pixel of a tile and its margins, measured on a CPU."""
 
 
 @torch.no_grad()
