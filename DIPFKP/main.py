@@ -14,7 +14,7 @@ import tyro
 from blindsr.cli import EstimatorOptions, parse, peek, run, run_estimator
 from blindsr.devices import pick_device
 from DIPFKP.estimator import PRESETS, DIPSettings, KernelModel, pretrained_estimator
-from NonblindSR.usrnet import USRNet
+from NonblindSR.tiling import pretrained_nonblind
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def main() -> int:
         path_prior=options.path_KP,
         path_predictor=options.path_predictor,
     )
-    nonblind = USRNet.from_pretrained(options.path_nonblind).to(device) if options.SR else None
+    nonblind = pretrained_nonblind(options.path_nonblind, device, options.tile) if options.SR else None
     return run_estimator(options, "DIPFKP", options.model, estimator, nonblind)
 
 

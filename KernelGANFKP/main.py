@@ -14,7 +14,7 @@ import tyro
 from blindsr.cli import EstimatorOptions, parse, peek, run, run_estimator
 from blindsr.devices import pick_device
 from KernelGANFKP.estimator import GANSettings, KernelModel, preset, pretrained_estimator
-from NonblindSR.usrnet import USRNet
+from NonblindSR.tiling import pretrained_nonblind
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def main() -> int:
         path_prior=options.path_KP,
         path_predictor=options.path_predictor,
     )
-    nonblind = USRNet.from_pretrained(options.path_nonblind).to(device) if options.SR else None
+    nonblind = pretrained_nonblind(options.path_nonblind, device, options.tile) if options.SR else None
     return run_estimator(options, "KernelGANFKP", options.model, estimator, nonblind)
 
 

@@ -1,17 +1,23 @@
 """How well USRNet does when it is given the true kernels (the protocol's upper bound for blind methods)."""
 
+import logging
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
 
-import torch
 from torch import Tensor
 
 from blindsr.datasets import Item
 from blindsr.degradation import modcrop
 from blindsr.images import read_image, read_kernel, to_uint8
+from blindsr.kernels import from_kernelgan, normalize
 from blindsr.metrics import psnr_ssim_y
+from NonblindSR.tiling import tiled_sr
 from NonblindSR.usrnet import USRNet
 
-__all__ = ["evaluate", "read_example", "score"]
+__all__ = ["evaluate", "read_example", "read_known_kernel", "score"]
+
+log = logging.getLogger(__name__)
 
 
 def read_example(item: Item, scale_factor: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -25,13 +31,29 @@ def read_example(item: Item, scale_factor: int) -> tuple[Tensor, Tensor, Tensor]
     return read_image(item.lr), read_kernel(item.kernel).float(), modcrop(read_image(item.hr), scale_factor)
 
 
-@torch.no_grad()
+def read_known_kernel(path: Path, convention: Literal["fkp", "kernelgan"] = "fkp") -> Tensor:
+    """Read a kernel that somebody knows, in the project's convention whatever that of the file (``convention``).
+
+    Returns:
+        1×1×k×k float32, sum 1. A file whose kernel is off by more than 1 % is logged.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`blindsr.images.read_kernel`.
+    """
+    kernel = read_kernel(path)
+    total = float(kernel.sum())
+    if abs(total - 1) > 0.01:
+        log.warning("%s: the kernel sums to %.4g; divided by that", path, total)
+    kernel = normalize(kernel).float()
+    return from_kernelgan(kernel) if convention == "kernelgan" else kernel
+
+
 def score(
     net: USRNet, lr: Tensor, kernel: Tensor, hr: Tensor, scale_factor: int, sigma: float = 0.0
 ) -> tuple[float, float]:
     """PSNR in dB and SSIM, on the Y channel and 8 bits, of what ``net`` makes of one LR image on its own device."""
     device = next(net.parameters()).device
-    sr = net(lr.to(device), kernel.to(device), scale_factor, sigma)
+    sr = tiled_sr(net, lr.to(device), kernel.to(device), scale_factor, sigma)
     return psnr_ssim_y(to_uint8(sr), to_uint8(hr), scale_factor)
 
 

@@ -1,4 +1,7 @@
-"""Train USRNet on a folder of photographs, or evaluate it with the true kernels of a dataset."""
+"""Super-resolve pictures whose kernel is known, or train USRNet, or evaluate it with a dataset's true kernels.
+
+A picture of yours: python main.py --kernel kernel.mat --sf 3 -i photo.png
+"""
 
 import sys
 from dataclasses import dataclass, field
@@ -6,13 +9,16 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from torch import Tensor
 
-from blindsr.cli import parse, run, training_bar
+from blindsr.cli import EstimatorOptions, parse, run, run_estimator, training_bar
 from blindsr.datasets import find_items
 from blindsr.devices import DeviceName, pick_device
+from blindsr.estimation import Estimate, OnStep
 from blindsr.paths import RUNS
 from blindsr.training import read_photographs, training_device
-from NonblindSR.evaluation import evaluate
+from NonblindSR.evaluation import evaluate, read_known_kernel
+from NonblindSR.tiling import pretrained_nonblind
 from NonblindSR.training import TrainingSettings, train
 from NonblindSR.usrnet import USRNet
 
@@ -27,8 +33,15 @@ class Options:
     """Super-resolve a dataset with its true kernels and print the scores."""
     images: Path | None = None
     """Folder of photographs to train on (searched with its subfolders)."""
-    output_dir: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = RUNS / "usrnet"
-    """Where training writes usrnet_tiny.pth (the averaged weights), best.pth, last.pt and training.png (the log)."""
+    kernel: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Super-resolve the pictures of --input-dir with this kernel: .mat (variable Kernel) or .npy, of odd side."""
+    kernel_convention: Literal["fkp", "kernelgan"] = "fkp"
+    """How --kernel is meant: applied by correlation, centred at (k − s)/2 (fkp), or as KernelGAN writes it."""
+    input_dir: Annotated[tuple[Path, ...], tyro.conf.arg(aliases=["-i"], metavar="PATH [PATH ...]")] = ()
+    """Your own pictures for --kernel: pictures, folders, 'photos/*.jpg'."""
+    output_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = None
+    """Where results go; without it, data/log_NonblindSR/<folder>_USRNet_lr_x<sf>, or runs/usrnet when training:
+    there usrnet_tiny.pth (the averaged weights), best.pth, last.pt and training.png (the log)."""
     restore_file: Path | None = None
     """A last.pt of the same settings to resume from."""
     start_file: Path | None = None
@@ -38,11 +51,13 @@ class Options:
     model: Literal["DIPFKP", "KernelGANFKP"] = "DIPFKP"
     """Whose LR images and kernels of the dataset to take."""
     sf: Literal[2, 3, 4, 8] = 4
-    """Scale factor of the evaluation."""
+    """Scale factor; not of the training."""
     sigma: float = 0.0
-    """Noise level told to the network in the evaluation, in grey levels of 255."""
+    """Noise level told to the network, in grey levels of 255; not in the training."""
     path_nonblind: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Weights to evaluate; without it, the shipped data/pretrained_models/usrnet_tiny.pth."""
+    """Weights to use; without it, the shipped data/pretrained_models/usrnet_tiny.pth."""
+    tile: Annotated[int | None, tyro.conf.arg(metavar="PIXELS")] = None
+    """Work in tiles of so many result pixels a side, 0 for none; without it, what the free memory allows."""
     device: DeviceName = "auto"
     """Where to compute; auto takes CUDA or MPS where there is one."""
     training: TrainingSettings = field(default_factory=TrainingSettings)
@@ -52,6 +67,7 @@ def run_training(options: Options) -> int:
     if options.images is None:
         raise ValueError("--train needs --images DIR, a folder of photographs")
     settings = options.training
+    folder = options.output_dir or RUNS / "usrnet"
     images = read_photographs(options.images, settings.patch)
     with (
         training_device(options.device) as device,
@@ -59,8 +75,8 @@ def run_training(options: Options) -> int:
     ):
         report(f"{len(images)} pictures from {options.images}")
         resume, start = options.restore_file, options.start_file
-        train(images, settings, options.output_dir, device, resume, start, on_step, on_validation)
-        report(f"weights: {options.output_dir / 'usrnet_tiny.pth'}")
+        train(images, settings, folder, device, resume, start, on_step, on_validation)
+        report(f"weights: {folder / 'usrnet_tiny.pth'}")
     return 0
 
 
@@ -80,10 +96,35 @@ def run_evaluation(options: Options) -> int:
     return 0 if len(scores) == len(items) else 2
 
 
+def run_kernel(options: Options, path: Path) -> int:
+    if not options.input_dir:
+        raise ValueError("--kernel needs -i PATH, the pictures to super-resolve with it")
+    kernel = read_known_kernel(path, options.kernel_convention)
+
+    def known(lr: Tensor, scale_factor: int, *, seed: int, on_step: OnStep | None = None) -> Estimate:
+        return Estimate(kernel=kernel, image=None, losses=[], seconds=0.0, seed=seed)
+
+    nonblind = pretrained_nonblind(options.path_nonblind, pick_device(options.device), options.tile)
+    given = EstimatorOptions(
+        SR=True,
+        sf=options.sf,
+        input_dir=options.input_dir,
+        output_dir=options.output_dir,
+        path_nonblind=options.path_nonblind,
+        tile=options.tile,
+        device=options.device,
+    )
+    return run_estimator(given, "NonblindSR", "USRNet", known, nonblind, options.sigma / 255)
+
+
 def main() -> int:
     options = parse(Options, __doc__ or "")
-    if options.train == options.evaluate:
-        raise ValueError("say what to do: --train or --evaluate")
+    if sum((options.train, options.evaluate, options.kernel is not None)) != 1:
+        raise ValueError("say what to do: --train, --evaluate or --kernel FILE")
+    if not 0 <= options.sigma <= 255:
+        raise ValueError(f"--sigma {options.sigma}: must lie between 0 and 255 grey levels")
+    if options.kernel is not None:
+        return run_kernel(options, options.kernel)
     return run_training(options) if options.train else run_evaluation(options)
 
 

@@ -220,6 +220,22 @@ class USRNet(nn.Module):
         Raises:
             ValueError: the HR image would be smaller than the kernel.
         """
+        x, blur, alpha, beta = self.begin(lr, kernel, scale_factor, sigma)
+        for i in range(self.iterations):
+            # FFTs need float32, whatever autocast does to the prior step.
+            with torch.autocast(lr.device.type, enabled=False):
+                x = data_step(x, blur, alpha[:, i : i + 1])
+            x = self.p(x, beta[:, i : i + 1])
+        return x
+
+    def begin(
+        self, lr: Tensor, kernel: Tensor, scale_factor: int, sigma: Tensor | float
+    ) -> tuple[Tensor, BlurSpectra, Tensor, Tensor]:
+        """What the iterations start from; arguments and errors as of :meth:`forward`.
+
+        Returns:
+            The first image (N×3×(s·h)×(s·w)), the spectra, and α and β of all iterations, N×n×1×1 each.
+        """
         n, _, height, width = lr.shape
         side = kernel.shape[-1]
         if min(height, width) * scale_factor < side:
@@ -229,14 +245,8 @@ class USRNet(nn.Module):
             )
         level = torch.as_tensor(sigma, dtype=lr.dtype, device=lr.device).expand(n)
         scale = torch.full_like(level, scale_factor)
-        # FFTs need float32, whatever autocast does to the prior step.
         with torch.autocast(lr.device.type, enabled=False):
             weights = self.h(torch.stack([level, scale], dim=1).view(n, 2, 1, 1))
             alpha, beta = weights.split(self.iterations, dim=1)
             blur = blur_spectra(lr, kernel, scale_factor)
-        x = F.interpolate(lr, scale_factor=scale_factor, mode="nearest")
-        for i in range(self.iterations):
-            with torch.autocast(lr.device.type, enabled=False):
-                x = data_step(x, blur, alpha[:, i : i + 1])
-            x = self.p(x, beta[:, i : i + 1])
-        return x
+        return F.interpolate(lr, scale_factor=scale_factor, mode="nearest"), blur, alpha, beta

@@ -38,7 +38,10 @@ def main() -> int:
         "super-resolved": read_image(options.results / f"{item.name}.png"),
         "as it was": hr,
     }
-    kernels = {"true kernel": read_kernel(item.kernel), "estimated": read_kernel(options.results / f"{item.name}.mat")}
+    kernels = {
+        "true kernel": read_kernel(item.kernel),
+        "estimated": read_kernel(options.results / f"{item.name}.mat"),
+    }
     figure = Figure(figsize=(12, 3.2), layout="constrained")
     grid = figure.add_gridspec(2, 7)
     for place, (title, image) in enumerate(pictures.items()):

@@ -52,7 +52,7 @@ def super_resolve(
     """
     # The only arrow from here to the subprojects; inside the call, so that importing blindsr loads none of them.
     from DIPFKP.estimator import pretrained_estimator
-    from NonblindSR.usrnet import USRNet
+    from NonblindSR.tiling import pretrained_nonblind
 
     where = pick_device(device)
     lr = _to_tensor(image).to(where)
@@ -61,10 +61,9 @@ def super_resolve(
     else:
         estimator = estimator or pretrained_estimator(scale_factor, where)
         estimate = estimator(lr, scale_factor, seed=seed, on_step=on_step)
-    net = USRNet.from_pretrained().to(where)
-    with torch.no_grad():
-        sr = net(lr, estimate.kernel.to(where), scale_factor, sigma).clamp(0, 1)
-    return _like(sr, image), estimate
+    nonblind = pretrained_nonblind(None, where, tile=None)
+    sr = nonblind(lr, estimate.kernel.to(where), scale_factor, sigma)
+    return _like(sr.clamp(0, 1), image), estimate
 
 
 def _to_tensor(image: Tensor | npt.NDArray[Any]) -> Tensor:

@@ -42,14 +42,16 @@ class EstimatorOptions:
     """Scale factor."""
     dataset: Annotated[str, tyro.conf.arg(aliases=["-d"])] = "Test"
     """A prepared dataset: a name under data/datasets, or a folder with HR, LR and kernel folders inside."""
-    input_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-i"], metavar="PATH")] = None
-    """Your own pictures instead of a dataset: a folder, or a single picture. They are not scored."""
+    input_dir: Annotated[tuple[Path, ...], tyro.conf.arg(aliases=["-i"], metavar="PATH [PATH ...]")] = ()
+    """Your own pictures instead of a dataset: pictures, folders, 'photos/*.jpg'. They are not scored."""
     output_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = None
     """Where results go; without it, data/log_<ESTIMATOR>/<dataset>_<model>_lr_x<sf>."""
     real: bool = False
     """Real photographs: no ground truth is looked for, and USRNet expects a little noise (10 of 255)."""
     path_nonblind: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Weights of USRNet; without it, the shipped data/pretrained_models/usrnet_tiny.pth."""
+    tile: Annotated[int | None, tyro.conf.arg(metavar="PIXELS")] = None
+    """USRNet works in tiles of so many result pixels a side, 0 for none; without it, what the free memory allows."""
     verbose: bool = False
     """Also draw each search, the kernel along the way and the losses, into <image>_search.png."""
     seed: int = 0
@@ -133,20 +135,24 @@ def run_estimator(
     model: str,
     estimator: Estimator,
     nonblind: NonblindSR | None,
+    sigma: float | None = None,
 ) -> int:
     """Process what ``options`` name, with a progress bar for each image and a table of scores at the end.
 
     Args:
         data_model: whose LR folders of a dataset to read, "DIPFKP" or "KernelGANFKP".
         model: what the results are called after; a baseline's differs from ``data_model``.
+        sigma: noise level that ``nonblind`` is told, in image range; without it, what ``--real`` says.
 
     Returns:
         Exit status: 0, or 2 if any image failed.
     """
-    if options.input_dir is not None:
+    if options.input_dir:
         items = input_items(options.input_dir)
-        source = options.input_dir.resolve()
-        name = source.name if source.is_dir() else source.stem
+        source = options.input_dir[0].resolve()
+        # Several pictures go by their folder's name.
+        source = source if source.is_dir() or len(items) == 1 else items[0].lr.resolve().parent
+        name = source.name if source.is_dir() else items[0].lr.stem
     else:
         items = find_items(options.dataset, data_model, options.sf)
         name = Path(options.dataset).resolve().name if "/" in options.dataset else options.dataset
@@ -195,7 +201,7 @@ def run_estimator(
             device=pick_device(options.device),
             seed=options.seed,
             nonblind=nonblind,
-            sigma=REAL_SIGMA if options.real else 0.0,
+            sigma=sigma if sigma is not None else REAL_SIGMA if options.real else 0.0,
             verbose=options.verbose,
             progress=progress,
         ):

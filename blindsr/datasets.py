@@ -1,7 +1,7 @@
 """Where a dataset's HR images, LR images and kernels lie, and how the latter two are made."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -101,17 +101,40 @@ def find_items(dataset: str, model: str, scale_factor: int) -> list[Item]:
     ]
 
 
-def input_items(path: Path) -> list[Item]:
-    """The pictures of a folder, or one picture, without any ground truth.
+def input_items(paths: Sequence[Path]) -> list[Item]:
+    """The pictures that ``paths`` name, without any ground truth: pictures, folders, or patterns like photos/*.jpg.
 
-    Pictures that differ in their suffix alone keep it in their names, so that no result replaces another.
+    A picture named twice is taken once. Pictures whose names differ in their suffix alone keep it in their results'
+    names, and those of one name in several folders get the folder's, so that no result replaces another.
 
     Raises:
-        FileNotFoundError: see :func:`picture_paths`.
+        FileNotFoundError: see :func:`picture_paths`; or a pattern matches no picture.
     """
-    paths = picture_paths(path)
-    stems = Counter(lr.stem for lr in paths)
-    return [Item(name=lr.stem if stems[lr.stem] == 1 else lr.name.replace(".", "_"), lr=lr) for lr in paths]
+    found: list[Path] = []
+    for path in paths:
+        if path.exists() or not any(sign in str(path) for sign in "*?["):
+            found += picture_paths(path)
+            continue
+        matches = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        matches = [match for match in matches if match.is_file() and is_image_name(match)]
+        if not matches:
+            raise FileNotFoundError(f"{path}: no picture matches this pattern")
+        found += matches
+    unique_paths: dict[Path, Path] = {}
+    for picture in found:
+        unique_paths.setdefault(picture.parent.resolve() / picture.name, picture)
+    pictures = list(unique_paths.values())
+    folders = [picture.resolve().parent.name for picture in pictures]
+    stems = [picture.stem for picture in pictures]
+    suffixed = [picture.name.replace(".", "_") for picture in pictures]
+    choices = [stems, suffixed]
+    choices += [[f"{folder}_{name}" for folder, name in zip(folders, names, strict=True)] for names in choices]
+    counts = [Counter(names) for names in choices]
+    items = []
+    for i, picture in enumerate(pictures):
+        unique = [names[i] for names, count in zip(choices, counts, strict=True) if count[names[i]] == 1]
+        items.append(Item(name=(unique or choices[-1][i : i + 1])[0], lr=picture))
+    return items
 
 
 def prepare(

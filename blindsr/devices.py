@@ -2,11 +2,12 @@
 
 import ctypes
 import sys
+from pathlib import Path
 from typing import Literal
 
 import torch
 
-__all__ = ["DeviceName", "keep_freed_memory", "pick_device"]
+__all__ = ["DeviceName", "free_memory", "keep_freed_memory", "pick_device"]
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -27,6 +28,19 @@ def pick_device(name: DeviceName = "auto") -> torch.device:
     if not available[name]:
         raise ValueError(f"--device {name}: this machine or this build of PyTorch has none; use --device auto or cpu")
     return torch.device(name)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that ``device`` has left for this process, or None where nothing tells."""
+    if device.type == "cuda":
+        # What PyTorch has reserved and does not use counts as free as well.
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    meminfo = Path("/proc/meminfo")
+    if device.type != "cpu" or not meminfo.exists():
+        return None
+    entries = dict(line.split(":") for line in meminfo.read_text().splitlines())
+    return int(entries["MemAvailable"].split()[0]) * 1024
 
 
 def keep_freed_memory() -> None:

@@ -12,7 +12,7 @@ from blindsr.datasets import Item
 from blindsr.degradation import modcrop
 from blindsr.estimation import Estimate, Estimator, NonblindSR, OnStep
 from blindsr.figures import save_kernel_comparison, save_search
-from blindsr.images import read_image, read_kernel, to_uint8, write_image, write_kernel
+from blindsr.images import read_image, read_kernel, read_picture, to_uint8, write_kernel, write_like
 from blindsr.metrics import kernel_psnr, psnr_ssim_y
 
 __all__ = ["Result", "process"]
@@ -55,9 +55,9 @@ def process(
 ) -> Iterator[Result]:
     """Process the items in order and yield each one's result; a bad item yields an error and ends nothing.
 
-    Writes ``<name>.png`` (the image), ``<name>.mat`` (the kernel) and ``<name>_kernel.png`` (a picture of the
-    kernel, beside the true one where that is known) into ``folder``; if ``verbose`` also ``<name>_search.png`` (the
-    kernel along the way, and the losses).
+    Writes ``<name>.png`` (the image, of the picture's depth, with its alpha channel and colour profile),
+    ``<name>.mat`` (the kernel) and ``<name>_kernel.png`` (a picture of the kernel, beside the true one where that is
+    known) into ``folder``; if ``verbose`` also ``<name>_search.png`` (the kernel along the way, and the losses).
 
     Args:
         estimator: see :class:`blindsr.estimation.Estimator`.
@@ -68,7 +68,8 @@ def process(
     for item in items:
         try:
             hr, true_kernel = _read_truth(item, scale_factor)
-            lr = read_image(item.lr).to(device)
+            picture = read_picture(item.lr)
+            lr = picture.image.to(device)
             if hr is not None and hr.shape[:2] != tuple(side * scale_factor for side in lr.shape[2:]):
                 raise ValueError(
                     f"{item.lr}: {lr.shape[3]}×{lr.shape[2]} pixels at x{scale_factor} do not match "
@@ -77,8 +78,9 @@ def process(
             on_step = progress(item) if progress is not None else None
             estimate = estimator(lr, scale_factor, seed=seed, on_step=on_step)
             image = _image(estimate, lr, scale_factor, nonblind, sigma)
-            pixels = None if image is None else to_uint8(image)
-            psnr, ssim = (None, None) if hr is None or pixels is None else psnr_ssim_y(pixels, hr, scale_factor)
+            psnr, ssim = (None, None)
+            if hr is not None and image is not None:
+                psnr, ssim = psnr_ssim_y(to_uint8(image), hr, scale_factor)
             kernel_score = None if true_kernel is None else kernel_psnr(estimate.kernel, true_kernel)
             write_kernel(folder / f"{item.name}.mat", estimate.kernel)
             kernels = {"estimated": estimate.kernel}
@@ -89,8 +91,8 @@ def process(
                 moved = "" if estimate.moved is None else f"\nmoved {estimate.moved:.0%}"
                 title = f"end{moved}"
                 save_search(folder / f"{item.name}_search.png", estimate.path, estimate.losses, title)
-            if pixels is not None:
-                write_image(folder / f"{item.name}.png", pixels)
+            if image is not None:
+                write_like(folder / f"{item.name}.png", image, picture)
             yield Result(
                 item=item,
                 psnr=psnr,

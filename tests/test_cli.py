@@ -11,6 +11,8 @@ import pytest
 import scipy.io
 import torch
 
+from blindsr.degradation import degrade
+from blindsr.kernels import random_kernels
 from blindsr.paths import pretrained_path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -116,6 +118,20 @@ def test_own_picture_from_another_folder_with_relative_paths(own):
     assert sorted(path.name for path in own.iterdir()) == ["photo.png"]
 
 
+def test_several_pictures_by_paths_and_a_pattern_in_tiles(own):
+    photo = cv2.imread(str(own / "photo.png"))
+    (own / "more").mkdir()
+    for name in ("a.jpg", "b.jpg", "photo.jpg"):
+        cv2.imwrite(str(own / "more" / name), photo)
+    out = own.parent / "out"
+    arguments = ["--SR", "--real", "--sf", 2, "-i", own / "photo.png", own / "more" / "*.jpg", "-o", out, *QUICK]
+    done = command("DIPFKP", *arguments, "--tile", 64)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in out.glob("*.mat")} == {"photo_png.mat", "photo_jpg.mat", "a.mat", "b.mat"}
+    assert cv2.imread(str(out / "a.png")).shape == (96, 128, 3)
+    refused(command("DIPFKP", "--SR", "--tile", 5, "-i", own, "-o", out), "--tile 5")
+
+
 def test_without_sr_the_estimators_image_is_the_result(own):
     done = command("DIPFKP", "--sf", 2, "-i", own, "-o", own.parent / "out", *QUICK)
     assert done.returncode == 0, done.stderr
@@ -137,10 +153,19 @@ def test_bad_pictures_are_named_and_the_others_done(own):
     for name in ("tiny", "cut", "text"):
         assert sum("error: " in line and f"{name}.png" in line for line in lines) == 1
         assert not (own.parent / "out" / f"{name}.png").exists()
-    for name in ("grey", "rgba"):
-        assert sum("note: " in line and f"{name}.png" in line for line in lines) == 1
-    for name in ("photo", "grey", "deep", "rgba"):
-        assert cv2.imread(str(own.parent / "out" / f"{name}.png")).shape == (96, 128, 3)
+    results = {
+        name: cv2.imread(str(own.parent / "out" / f"{name}.png"), -1) for name in ("photo", "grey", "deep", "rgba")
+    }
+    assert {name: result.shape[2:] for name, result in results.items()} == {
+        "photo": (3,),
+        "grey": (),
+        "deep": (3,),
+        "rgba": (4,),
+    }
+    assert all(result.shape[:2] == (96, 128) for result in results.values())
+    assert results["deep"].dtype == np.uint16
+    assert abs(results["deep"] / 257 - results["photo"]).max() < 0.51
+    assert results["rgba"][:, :, 3].std() > 10
 
 
 def test_bad_options_and_files_are_one_line(tmp_path, own, evil_pickle):
@@ -255,8 +280,27 @@ def test_predictor_command(tmp_path):
     assert command("DIPFKP", *arguments).returncode == 0
 
 
+def test_a_known_kernel_of_another_tool_is_used(tmp_path, photograph):
+    kernel = random_kernels(1, 3, torch.Generator().manual_seed(5))
+    lr = degrade(photograph, kernel, 3)[0].permute(1, 2, 0).numpy()
+    cv2.imwrite(str(tmp_path / "photo.png"), np.rint(lr[:, :, ::-1].clip(0, 1) * 65535).astype(np.uint16))
+    np.save(tmp_path / "kernel.npy", 2 * kernel[0, 0].flip(-2, -1).numpy())
+    arguments = ["--kernel", "kernel.npy", "--kernel-convention", "kernelgan", "-i", "photo.png", "--sf", 3]
+    done = command("NonblindSR", *arguments, "-o", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "kernel.npy: the kernel sums to 2" in done.stderr
+    used = scipy.io.loadmat(tmp_path / "out" / "photo.mat")["Kernel"]
+    np.testing.assert_allclose(used, kernel[0, 0], atol=1e-6)
+    sr = cv2.imread(str(tmp_path / "out" / "photo.png"), -1)[:, :, ::-1] / 65535
+    hr = photograph[0].permute(1, 2, 0).numpy()
+    assert sr.shape == hr.shape
+    assert 10 * np.log10(1 / np.square(sr - hr).mean()) > 28
+    refused(command("NonblindSR", *arguments, "-o", ".", cwd=tmp_path), "holds the input pictures")
+    refused(command("NonblindSR", *arguments[:4], cwd=tmp_path), "-i PATH")
+
+
 def test_nonblind_command(tmp_path, own):
-    refused(command("NonblindSR"), "--train", "--evaluate")
+    refused(command("NonblindSR"), "--train", "--evaluate", "--kernel")
     refused(command("NonblindSR", "--train"), "--images")
     refused(command("NonblindSR", "--train", "--images", tmp_path / "absent"), "absent")
     done = command("NonblindSR", "--evaluate", "--sf", 4)

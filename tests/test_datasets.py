@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -68,10 +69,29 @@ def test_missing_places_say_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"prepare_dataset\.py --model DIPFKP --sf 2"):
         find_items(str(tmp_path), "DIPFKP", 2)
     with pytest.raises(FileNotFoundError, match="no pictures"):
-        input_items(tmp_path)
+        input_items([tmp_path])
 
 
 def test_pictures_that_differ_in_their_suffix_keep_their_results_apart(tmp_path):
     for name in ("a.png", "a.jpg", "b.png"):
         (tmp_path / name).touch()
-    assert sorted(item.name for item in input_items(tmp_path)) == ["a_jpg", "a_png", "b"]
+    assert sorted(item.name for item in input_items([tmp_path])) == ["a_jpg", "a_png", "b"]
+
+
+def test_pictures_are_named_by_paths_folders_and_patterns(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a/x.jpg", "a/y.png", "b/x.jpg", "b/[z].png", "b/notes.txt", "c.png"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).touch()
+
+    def found(*paths):
+        return {item.name: str(item.lr) for item in input_items([Path(path) for path in paths])}
+
+    assert found("a/*.jpg", "c.png") == {"x": "a/x.jpg", "c": "c.png"}
+    assert found(tmp_path / "?" / "x.jpg") == {f"{f}_x": str(tmp_path / f / "x.jpg") for f in "ab"}
+    assert found("a", "b/x.jpg", "b/*") == {"a_x": "a/x.jpg", "y": "a/y.png", "b_x": "b/x.jpg", "[z]": "b/[z].png"}
+    assert found("b/[z].png", "b/../b/[z].png") == {"[z]": "b/[z].png"}  # a file of that name is no pattern
+    with pytest.raises(FileNotFoundError, match=r"\*\.gif: no picture matches"):
+        found("c.png", "a/*.gif")
+    with pytest.raises(FileNotFoundError, match="absent"):
+        found("c.png", "absent.png")

@@ -4,14 +4,18 @@ from functools import partial
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import torch
+from skimage.registration import phase_cross_correlation
 
 from blindsr.datasets import find_items
 from blindsr.degradation import degrade
+from blindsr.images import write_kernel
 from blindsr.kernels import random_kernels
 from blindsr.paths import pretrained_path
 from NonblindSR import usrnet
-from NonblindSR.evaluation import evaluate
+from NonblindSR.evaluation import evaluate, read_known_kernel
+from NonblindSR.tiling import pretrained_nonblind
 from NonblindSR.training import PatchSource, TrainingSettings, identity_start, train
 from NonblindSR.usrnet import USRNet, blur_spectra, data_step, fold_spectrum, tile_spectrum
 
@@ -156,6 +160,37 @@ def test_shipped_weights_beat_interpolation(picture):
         sr = USRNet.from_pretrained()(lr, kernel, 2, 0.0)
     bicubic = torch.nn.functional.interpolate(lr, scale_factor=2, mode="bicubic")
     assert (sr - picture).square().mean() < 0.5 * (bicubic - picture).square().mean()
+
+
+@pytest.mark.parametrize("scale_factor", [2, 3])
+def test_a_kernel_in_its_own_convention_gives_an_aligned_image(tmp_path, photograph, scale_factor):
+    """And the same check fails for the wrong convention, and for a kernel that is half a pixel off."""
+    hr = photograph[..., 60:204, 90:270]
+    kernel = random_kernels(1, scale_factor, torch.Generator().manual_seed(3))
+    lr = degrade(hr, kernel, scale_factor)
+    np.save(tmp_path / "kernelgan.npy", kernel[0, 0].flip(-2, -1))
+    half_off = scipy.ndimage.shift(kernel[0, 0].numpy(), (0.5, 0.0), order=3)
+    np.save(tmp_path / "half_off.npy", half_off)
+    nonblind = pretrained_nonblind(None, torch.device("cpu"), None)
+
+    def shift(name, convention):
+        sr = nonblind(lr, read_known_kernel(tmp_path / f"{name}.npy", convention), scale_factor, 0.0)
+        inside = (0, 1, slice(12, -12), slice(12, -12))
+        found, _, _ = phase_cross_correlation(hr[inside].numpy(), sr[inside].numpy(), upsample_factor=50)
+        return np.abs(found).max()
+
+    assert shift("kernelgan", "kernelgan") < 0.1
+    assert shift("kernelgan", "fkp") > 0.7
+    assert shift("half_off", "fkp") > 0.15
+
+
+def test_known_kernels_sum_to_1_and_a_large_error_is_said(tmp_path, caplog):
+    kernel = torch.rand(1, 1, 5, 5, dtype=torch.float64)
+    kernel /= kernel.sum()
+    for name, total in (("close", 1.005), ("far", 1.2)):
+        write_kernel(tmp_path / f"{name}.mat", total * kernel)
+        torch.testing.assert_close(read_known_kernel(tmp_path / f"{name}.mat"), kernel.float())
+        assert (f"{name}.mat" in caplog.text) == (name == "far")
 
 
 def test_bad_input_is_refused():

@@ -1,0 +1,130 @@
+import math
+
+import pytest
+import torch
+
+from blindsr.degradation import degrade
+from blindsr.devices import free_memory
+from blindsr.kernels import gaussian_kernels, kernel_side, random_motion_kernels, variance_range
+from NonblindSR import tiling
+from NonblindSR.tiling import pretrained_nonblind, tiled_sr
+from NonblindSR.usrnet import ResUNet, USRNet
+
+CPU = torch.device("cpu")
+GREY_LEVEL = 1 / 255
+
+
+def wide_kernel(scale_factor):
+    variance = torch.tensor([variance_range(scale_factor)[1]])
+    return gaussian_kernels(variance, variance, torch.zeros(1), kernel_side(scale_factor), scale_factor)
+
+
+def motion_kernel(scale_factor):
+    return random_motion_kernels(1, scale_factor, torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(
+    ("scale_factor", "sigma", "kernel", "size"),
+    [(2, 10 / 255, wide_kernel, (90, 310)), (3, 0.0, motion_kernel, (285, 84)), (4, 0.0, wide_kernel, (92, 300))],
+)
+def test_tiles_leave_no_trace(photograph, monkeypatch, scale_factor, sigma, kernel, size):
+    """On pictures of sides that are no multiples of 8, cut across their longer one."""
+    net, kernel = USRNet.from_pretrained(), kernel(scale_factor)
+    lr = degrade(photograph[..., : size[0], : size[1]], kernel, scale_factor)
+    with torch.no_grad():
+        whole = net(lr, kernel, scale_factor, sigma)
+    assert torch.equal(tiled_sr(net, lr, kernel, scale_factor, sigma, tile=0), whole)
+    tiled = tiled_sr(net, lr, kernel, scale_factor, sigma, tile=100)
+    assert tiled.shape == whole.shape
+    assert (tiled - whole).abs().max() < 1e-5
+    monkeypatch.setattr(tiling, "MARGIN", 0)
+    seams = (tiled_sr(net, lr, kernel, scale_factor, sigma, tile=100) - whole).abs()
+    assert seams.max() > 2 * GREY_LEVEL  # what the margin prevents
+
+
+def test_tiles_cover_a_picture_in_equal_parts():
+    for length, tile in ((1, 64), (64, 64), (65, 64), (1000, 200), (1001, 333), (6000, 1856)):
+        cuts = tiling._cuts(length, tile)
+        assert [start for start, _ in cuts] == [0, *(stop for _, stop in cuts[:-1])]
+        assert cuts[-1][1] == length
+        assert all(start % 8 == 0 and 0 < stop - start <= tile + 7 for start, stop in cuts)
+
+
+def test_the_tile_follows_from_the_free_memory(monkeypatch):
+    assert free_memory(CPU) is None or 2**24 < free_memory(CPU) < 2**50
+    sides = {}
+    for gibibytes in (0.01, 0.5, 1, 4, 64):
+        monkeypatch.setattr(tiling, "free_memory", lambda device, size=gibibytes: int(size * 2**30))
+        sides[gibibytes] = tiling._tile_that_fits(CPU)
+    assert sides[0.01] == tiling.SMALLEST_TILE
+    assert sides[64] == tiling.LARGEST_TILE
+    assert sides[0.5] < sides[1] < sides[4]
+    assert (sides[1] + 2 * tiling.MARGIN) ** 2 * tiling.BYTES_PER_PIXEL == pytest.approx(2**29, rel=0.01)
+
+
+class SmallMemory(ResUNet):
+    """A prior step that fails, as on a full GPU, above so many pixels; once moved (to the CPU) it never does."""
+
+    limit = math.inf
+    tried: list[int]
+
+    def forward(self, image, beta):
+        self.tried.append(image[0, 0].numel())
+        if self.tried[-1] > self.limit:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return super().forward(image, beta)
+
+    def _apply(self, function, recurse=True):
+        self.limit = math.inf
+        return super()._apply(function, recurse)
+
+
+@pytest.fixture
+def cramped(photograph):
+    """cramped(limit) → a network with such a prior step and the arguments to call it with."""
+
+    def make(limit):
+        net = USRNet(iterations=1)
+        net.p = SmallMemory()
+        net.load_state_dict(USRNet(iterations=1).state_dict())
+        net.p.limit, net.p.tried = limit, []
+        return net.eval(), degrade(photograph[..., :288, :400], motion_kernel(2), 2), motion_kernel(2), 2, 0.0
+
+    return make
+
+
+def test_out_of_memory_means_smaller_tiles_and_one_line(cramped, caplog):
+    net, *arguments = cramped(288 * 400 - 1)
+    tiled = tiled_sr(net, *arguments, tile=0)
+    assert len(net.p.tried) > 2
+    net.p.limit = math.inf
+    assert (tiled - tiled_sr(net, *arguments, tile=0)).abs().max() < 1e-5
+    assert [record.getMessage() for record in caplog.records] == ["out of memory on cpu: done in tiles of 200 pixels"]
+
+
+def test_out_of_memory_at_any_size_means_the_cpu(cramped, caplog):
+    net, *arguments = cramped(1)
+    result = tiled_sr(net, *arguments)
+    assert net.p.limit == 1  # the caller's network stays where it was
+    net.p.limit = math.inf
+    assert torch.equal(result, tiled_sr(net, *arguments))
+    assert [record.getMessage() for record in caplog.records] == ["out of memory on cpu: done on the CPU"]
+
+
+def test_other_failures_are_not_taken_for_a_lack_of_memory(cramped, monkeypatch):
+    net, *arguments = cramped(1)
+
+    def fail(image, beta):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(net.p, "forward", fail)
+    with pytest.raises(RuntimeError, match="shapes"):
+        tiled_sr(net, *arguments)
+
+
+@pytest.mark.parametrize("tile", [-1, 1, 63])
+def test_a_tile_that_is_too_small_is_refused(tile):
+    with pytest.raises(ValueError, match=f"--tile {tile}"):
+        pretrained_nonblind(None, CPU, tile)
+    with pytest.raises(ValueError, match=f"--tile {tile}"):
+        tiled_sr(USRNet(), torch.rand(1, 3, 8, 8), motion_kernel(2), 2, tile=tile)
