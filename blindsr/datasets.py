@@ -1,5 +1,6 @@
 """Where a dataset's HR images, LR images and kernels lie, and how the latter two are made."""
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,12 +23,20 @@ DataModel = Literal["DIPFKP", "KernelGANFKP"]
 
 @dataclass(frozen=True)
 class Item:
-    """One LR picture and, where they are known, its HR picture and its kernel."""
+    """One LR picture and, where they are known, its HR picture and its kernel.
+
+    Raises:
+        ValueError: results called ``name`` would not stay in their folder, or would be hidden.
+    """
 
     name: str
     lr: Path
     hr: Path | None = None
     kernel: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.name != _plain_name(self.name):
+            raise ValueError(f"{self.lr}: its results cannot be called '{self.name}'; rename the picture")
 
 
 def dataset_folder(dataset: str) -> Path:
@@ -44,6 +53,12 @@ def dataset_folder(dataset: str) -> Path:
     raise FileNotFoundError(
         f"{named}: no such dataset; put its HR pictures into {named / 'HR'} and run data/prepare_dataset.py"
     )
+
+
+def _plain_name(stem: str) -> str:
+    """``stem`` as the name of a file that stays in its folder, is not hidden, and can be printed on one line."""
+    name = "".join("_" if c in "/\\" or unicodedata.category(c) in ("Cc", "Cs") else c for c in stem)
+    return f"_{name}" if not name or name.startswith(".") else name
 
 
 def picture_paths(path: Path) -> list[Path]:
@@ -83,7 +98,7 @@ def find_items(dataset: str, model: str, scale_factor: int) -> list[Item]:
     kernels = folder / f"{model}_gt_k_x{scale_factor}"
     return [
         Item(
-            name=lr.stem,
+            name=_plain_name(lr.stem),
             lr=lr,
             hr=hr_paths.get(lr.stem, folder / "HR" / f"{lr.stem}.png"),
             kernel=kernels / f"{lr.stem}.mat",
@@ -102,7 +117,8 @@ def input_items(path: Path) -> list[Item]:
     """
     paths = picture_paths(path)
     stems = Counter(lr.stem for lr in paths)
-    return [Item(name=lr.stem if stems[lr.stem] == 1 else lr.name.replace(".", "_"), lr=lr) for lr in paths]
+    names = [lr.stem if stems[lr.stem] == 1 else lr.name.replace(".", "_") for lr in paths]
+    return [Item(name=_plain_name(name), lr=lr) for name, lr in zip(names, paths, strict=True)]
 
 
 def prepare(
