@@ -14,6 +14,7 @@ import tyro
 
 from blindsr.cli import EstimatorOptions, parse, peek, run, run_estimator
 from blindsr.devices import pick_device
+from blindsr.paths import pretrained_path
 from DIPFKP.estimator import PRESETS, DIPSettings, KernelModel, estimate
 from FKP import KernelPredictor, KernelPrior
 from NonblindSR.usrnet import USRNet
@@ -39,12 +40,17 @@ def main() -> int:
     default = Options(settings=PRESETS.get(preset, PRESETS["default"]))
     options = parse(Options, __doc__ or "", default)
     device = pick_device(options.device)
-    prior = predictor = None
+    weights: dict[str, Path] = {}
+    prior = predictor = nonblind = None
     if options.model == "DIPFKP":
-        prior = KernelPrior.from_pretrained(options.sf, options.path_KP).to(device)
+        weights["path_KP"] = options.path_KP or pretrained_path(f"FKP_x{options.sf}.pt")
+        prior = KernelPrior.from_pretrained(options.sf, weights["path_KP"]).to(device)
         if options.settings.start == "predicted":
-            predictor = KernelPredictor.from_pretrained(options.path_predictor).to(device)
-    nonblind = USRNet.from_pretrained(options.path_nonblind).to(device) if options.SR else None
+            weights["path_predictor"] = options.path_predictor or pretrained_path("kernel_predictor.pth")
+            predictor = KernelPredictor.from_pretrained(weights["path_predictor"]).to(device)
+    if options.SR:
+        weights["path_nonblind"] = options.path_nonblind or pretrained_path("usrnet_tiny.pth")
+        nonblind = USRNet.from_pretrained(weights["path_nonblind"]).to(device)
     estimator = partial(
         estimate,
         prior=prior,
@@ -53,7 +59,7 @@ def main() -> int:
         model=options.model,
         want_image=not options.SR,
     )
-    return run_estimator(options, "DIPFKP", options.model, estimator, nonblind)
+    return run_estimator(options, "DIPFKP", options.model, estimator, nonblind, weights)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import tyro
 
 from blindsr.cli import EstimatorOptions, parse, peek, run, run_estimator
 from blindsr.devices import pick_device
+from blindsr.paths import pretrained_path
 from FKP import KernelPrior
 from KernelGANFKP.estimator import GANSettings, KernelModel, estimate, preset
 from NonblindSR.usrnet import USRNet
@@ -42,10 +43,16 @@ def main() -> int:
     if options.real:
         options = replace(options, settings=replace(options.settings, shave=0))
     device = pick_device(options.device)
-    prior = KernelPrior.from_pretrained(2, options.path_KP).to(device) if options.model == "KernelGANFKP" else None
-    nonblind = USRNet.from_pretrained(options.path_nonblind).to(device) if options.SR else None
+    weights: dict[str, Path] = {}
+    prior = nonblind = None
+    if options.model == "KernelGANFKP":
+        weights["path_KP"] = options.path_KP or pretrained_path("FKP_x2.pt")
+        prior = KernelPrior.from_pretrained(2, weights["path_KP"]).to(device)
+    if options.SR:
+        weights["path_nonblind"] = options.path_nonblind or pretrained_path("usrnet_tiny.pth")
+        nonblind = USRNet.from_pretrained(weights["path_nonblind"]).to(device)
     estimator = partial(estimate, prior=prior, settings=options.settings, model=options.model)
-    return run_estimator(options, "KernelGANFKP", options.model, estimator, nonblind)
+    return run_estimator(options, "KernelGANFKP", options.model, estimator, nonblind, weights)
 
 
 if __name__ == "__main__":
