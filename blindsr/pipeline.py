@@ -170,6 +170,8 @@ def _earlier(item: Item, records: Records, verbose: bool) -> Result | None:
         fields: dict[str, Any] = {
             name: None if record.result[name] is None else float(record.result[name]) for name in _NUMBERS
         }
+        if fields["seconds"] is None or (fields["psnr"] is None) != (fields["ssim"] is None):
+            return None
         notes = tuple(str(note) for note in record.result["notes"])
         return Result(item=item, **fields, converged=record.result["converged"], notes=notes, earlier=True)
     except (KeyError, TypeError, ValueError):

@@ -317,6 +317,16 @@ def test_crafted_records_reach_no_file_outside(options, tmp_path):
     assert path.exists()
 
 
+@pytest.mark.parametrize("result", [{}, {"seconds": None}, {"ssim": 0.9}, {"psnr": "high"}, {"notes": 3}])
+def test_a_record_of_nonsense_is_not_shown(options, result):
+    batch(options)
+    path = options.output_dir / RECORDS
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    changed = [{**line, "result": {**line["result"], **result} if result else {}} for line in lines]
+    path.write_text("".join(json.dumps(line) + "\n" for line in changed))
+    assert batch(options) == (0, 3)
+
+
 def test_the_file_of_records_is_no_link(options, tmp_path):
     options.output_dir.mkdir()
     (tmp_path / "elsewhere").write_bytes(b"")
