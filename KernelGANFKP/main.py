@@ -13,6 +13,7 @@ import tyro
 
 from blindsr.cli import EstimatorOptions, parse, peek, run, run_estimator
 from blindsr.devices import pick_device
+from blindsr.paths import pretrained_path
 from KernelGANFKP.estimator import GANSettings, KernelModel, preset, pretrained_estimator
 from NonblindSR.tiling import pretrained_nonblind
 
@@ -30,6 +31,14 @@ class Options(EstimatorOptions):
     preset: Literal["default", "paper"] = "default"
     """Settings: default (fast), or paper. Options below override it."""
     settings: GANSettings = field(default_factory=GANSettings)
+
+    def files(self) -> dict[str, Path]:
+        files = super().files()
+        if self.model == "KernelGANFKP":
+            files["path_KP"] = self.path_KP or pretrained_path("FKP_x2.pt")
+            if self.settings.start == "predicted":
+                files["path_predictor"] = self.path_predictor or pretrained_path("kernel_predictor.pth")
+        return files
 
 
 def main() -> int:

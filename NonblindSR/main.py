@@ -60,6 +60,10 @@ class Options:
     """Work in tiles of so many result pixels a side, 0 for none; without it, what the free memory allows."""
     device: DeviceName = "auto"
     """Where to compute; auto takes CUDA or MPS where there is one."""
+    resume: bool = True
+    """With --kernel: skip pictures that an earlier run of the same settings finished."""
+    overwrite: bool = False
+    """With --kernel: replace results of other settings or other pictures."""
     training: TrainingSettings = field(default_factory=TrainingSettings)
 
 
@@ -96,6 +100,17 @@ def run_evaluation(options: Options) -> int:
     return 0 if len(scores) == len(items) else 2
 
 
+@dataclass(frozen=True)
+class KnownKernelOptions(EstimatorOptions):
+    """What decides a super-resolution with a known kernel."""
+
+    kernel: Path = Path()
+    kernel_convention: str = "fkp"
+
+    def files(self) -> dict[str, Path]:
+        return {**super().files(), "kernel": self.kernel}
+
+
 def run_kernel(options: Options, path: Path) -> int:
     if not options.input_dir:
         raise ValueError("--kernel needs -i PATH, the pictures to super-resolve with it")
@@ -105,16 +120,21 @@ def run_kernel(options: Options, path: Path) -> int:
         return Estimate(kernel=kernel, image=None, losses=[], seconds=0.0, seed=seed)
 
     nonblind = pretrained_nonblind(options.path_nonblind, pick_device(options.device), options.tile)
-    given = EstimatorOptions(
+    given = KnownKernelOptions(
         SR=True,
         sf=options.sf,
         input_dir=options.input_dir,
         output_dir=options.output_dir,
         path_nonblind=options.path_nonblind,
+        sigma=options.sigma,
         tile=options.tile,
         device=options.device,
+        resume=options.resume,
+        overwrite=options.overwrite,
+        kernel=path,
+        kernel_convention=options.kernel_convention,
     )
-    return run_estimator(given, "NonblindSR", "USRNet", known, nonblind, options.sigma / 255)
+    return run_estimator(given, "NonblindSR", "USRNet", known, nonblind)
 
 
 def main() -> int:

@@ -3,14 +3,18 @@
 import argparse
 import logging
 import os
+import platform
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
+import torch
 import tyro
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -18,8 +22,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from blindsr.datasets import Item, find_items, input_items
 from blindsr.devices import DeviceName, keep_freed_memory, pick_device
 from blindsr.estimation import Estimator, NonblindSR, OnStep
-from blindsr.paths import DATA
+from blindsr.paths import DATA, pretrained_path
 from blindsr.pipeline import Result, process
+from blindsr.records import ENDINGS, Records, hash_file
 from blindsr.training import OnValidation, process_rank
 
 __all__ = ["EstimatorOptions", "parse", "peek", "run", "run_estimator", "training_bar"]
@@ -56,8 +61,28 @@ class EstimatorOptions:
     """Also draw each search, the kernel along the way and the losses, into <image>_search.png."""
     seed: int = 0
     """Seed of every random number; on one CPU the same seed gives the same result."""
+    sigma: float | None = None
+    """Noise level that USRNet expects, in grey levels of 255; without it 0, or 10 with --real."""
     device: DeviceName = "auto"
     """Where to compute; auto takes CUDA or MPS where there is one."""
+    resume: bool = True
+    """Skip pictures that an earlier run of the same settings finished, by the folder's results.jsonl."""
+    overwrite: bool = False
+    """Replace results of other settings or other pictures; without it they are left alone and nothing is done."""
+
+    def files(self) -> dict[str, Path]:
+        """The files whose content decides the result, by their option; each command adds its own."""
+        return {"path_nonblind": self.path_nonblind or pretrained_path("usrnet_tiny.pth")} if self.SR else {}
+
+    def noise_level(self) -> float:
+        """What USRNet is told, in image range."""
+        if self.sigma is None:
+            return REAL_SIGMA if self.real else 0.0
+        return self.sigma / 255
+
+
+CIRCUMSTANCES = ("dataset", "input_dir", "output_dir", "verbose", "tile", "device", "resume", "overwrite")
+"""Options that do not decide a picture's result: the picture itself is known by its content. All others do."""
 
 
 def parse(options: type[Options], description: str, default: Options | None = None) -> Options:
@@ -88,6 +113,7 @@ def peek(option: str, default: str) -> str:
 def run(main: Callable[[], int]) -> None:
     """Run ``main`` and exit with its status; what the user can mend is one line and status 2."""
     logging.basicConfig(format="note: %(message)s", level=logging.WARNING)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     keep_freed_memory()
     try:
         status = main()
@@ -135,17 +161,15 @@ def run_estimator(
     model: str,
     estimator: Estimator,
     nonblind: NonblindSR | None,
-    sigma: float | None = None,
 ) -> int:
     """Process what ``options`` name, with a progress bar for each image and a table of scores at the end.
 
     Args:
         data_model: whose LR folders of a dataset to read, "DIPFKP" or "KernelGANFKP".
         model: what the results are called after; a baseline's differs from ``data_model``.
-        sigma: noise level that ``nonblind`` is told, in image range; without it, what ``--real`` says.
 
     Returns:
-        Exit status: 0, or 2 if any image failed.
+        Exit status: 0, 2 if any image failed, or 130 if the user broke off.
     """
     if options.input_dir:
         items = input_items(options.input_dir)
@@ -174,13 +198,18 @@ def run_estimator(
         ) from error
     if not os.access(folder, os.W_OK):
         raise ValueError(f"--output-dir {folder}: cannot be written to; choose another folder")
-    replaced = [item.name for item in items if (folder / f"{item.name}.mat").exists()]
-    if replaced:
-        print(f"note: {folder} holds earlier results; {len(replaced)} of them will be replaced", file=sys.stderr)
+    if not 0 <= options.noise_level() <= 1:
+        raise ValueError(f"--sigma {options.sigma}: must lie between 0 and 255 grey levels")
+    device = pick_device(options.device)
+    settings, circumstances = _describe(options, data_model, model, device)
+    records = Records(folder, settings, circumstances, resume=options.resume, overwrite=options.overwrite)
+    for item in items:
+        records.require_replaceable(item)
 
     results: list[Result] = []
     bar_format = "{desc} {percentage:3.0f}%|{bar}| {n}/{total} [{elapsed}<{remaining}{postfix}]"
-    with tqdm(total=1, bar_format=bar_format, delay=0.1) as bar, logging_redirect_tqdm():
+    interrupted = False
+    with records, tqdm(total=1, bar_format=bar_format, delay=0.1) as bar, logging_redirect_tqdm():
 
         def progress(item: Item) -> OnStep:
             bar.reset()
@@ -193,31 +222,72 @@ def run_estimator(
 
             return on_step
 
-        for result in process(
-            items,
-            estimator,
-            options.sf,
-            folder,
-            device=pick_device(options.device),
-            seed=options.seed,
-            nonblind=nonblind,
-            sigma=sigma if sigma is not None else REAL_SIGMA if options.real else 0.0,
-            verbose=options.verbose,
-            progress=progress,
-        ):
-            results.append(result)
-            bar.write(_line(result), file=sys.stdout if result.error is None else sys.stderr)
+        try:
+            for result in process(
+                items,
+                estimator,
+                options.sf,
+                folder,
+                device=device,
+                seed=options.seed,
+                nonblind=nonblind,
+                sigma=options.noise_level(),
+                verbose=options.verbose,
+                progress=progress,
+                records=records,
+            ):
+                results.append(result)
+                bar.write(_line(result), file=sys.stdout if result.error is None else sys.stderr)
+        except KeyboardInterrupt:
+            interrupted = True
+        bar.leave = bar.n > 0  # nothing is left to see of it where all was done before
     done = [result for result in results if result.error is None]
     if len(done) > 1 and any(result.kernel_psnr is not None for result in done):
         print(_mean_line(done))
     if done:
-        endings = (".png", ".mat", "_kernel.png", "_search.png")
-        written = [f"<image>{end}" for end in endings if (folder / f"{done[0].item.name}{end}").exists()]
+        written = [f"<image>{end}" for end in ENDINGS if (folder / f"{done[0].item.name}{end}").exists()]
         print(f"results: {folder} ({', '.join(written)})")
+    if interrupted:
+        counts = f"{len(done)} done, {len(results) - len(done)} failed, {len(items) - len(results)} left"
+        command = "the same command" if options.resume else "the same command without --no-resume"
+        print(f"interrupted: of {len(items)} pictures {counts}; {command} goes on from there", file=sys.stderr)
+        return 130
     if len(done) < len(results):
         print(f"{len(results) - len(done)} of {len(results)} pictures failed", file=sys.stderr)
         return 2
     return 0
+
+
+def _describe(
+    options: EstimatorOptions, data_model: str, model: str, device: torch.device
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What decides the results, and what else their records say, whatever the estimator's options are."""
+    given = {key: value for key, value in asdict(options).items() if not key.startswith("path_")}
+    files = options.files()
+    settings = {
+        "estimator": data_model,
+        "model": model,
+        **{key: value for key, value in given.items() if key not in CIRCUMSTANCES},
+        # Of weights and kernels their content decides, wherever they lie.
+        **{key: hash_file(path) for key, path in files.items()},
+    }
+    try:
+        ours = version("blindsr")
+    except PackageNotFoundError:  # run from a copy that nobody installed
+        ours = "unknown"
+    circumstances = {
+        **{key: given[key] for key in CIRCUMSTANCES},
+        "input_dir": [str(path) for path in options.input_dir],
+        "device": device.type,
+        "files": {key: path.name for key, path in files.items()},
+        "versions": {
+            "blindsr": ours,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    return settings, circumstances
 
 
 def _require_distinct_names(items: list[Item]) -> None:
@@ -234,6 +304,8 @@ def _line(result: Result) -> str:
     if result.error is not None:
         return f"error: {result.error}"
     parts = [result.item.name]
+    if result.earlier:
+        parts.append("done before")
     if result.psnr is not None:
         parts.append(f"PSNR {result.psnr:.2f} dB, SSIM {result.ssim:.4f}")
     if result.kernel_psnr is not None:

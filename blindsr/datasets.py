@@ -1,5 +1,6 @@
 """Where a dataset's HR images, LR images and kernels lie, and how the latter two are made."""
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,12 +32,20 @@ DataModel = Literal["DIPFKP", "KernelGANFKP"]
 
 @dataclass(frozen=True)
 class Item:
-    """One LR picture and, where they are known, its HR picture and its kernel."""
+    """One LR picture and, where they are known, its HR picture and its kernel.
+
+    Raises:
+        ValueError: results called ``name`` would not stay in their folder, or would be hidden.
+    """
 
     name: str
     lr: Path
     hr: Path | None = None
     kernel: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.name != _plain_name(self.name):
+            raise ValueError(f"{self.lr}: its results cannot be called '{self.name}'; rename the picture")
 
 
 def dataset_folder(dataset: str) -> Path:
@@ -53,6 +62,12 @@ def dataset_folder(dataset: str) -> Path:
     raise FileNotFoundError(
         f"{named}: no such dataset; put its HR pictures into {named / 'HR'} and run data/prepare_dataset.py"
     )
+
+
+def _plain_name(stem: str) -> str:
+    """``stem`` as the name of a file that stays in its folder, is not hidden, and can be printed on one line."""
+    name = "".join("_" if c in "/\\" or unicodedata.category(c) in ("Cc", "Cs") else c for c in stem)
+    return f"_{name}" if not name or name.startswith(".") else name
 
 
 def picture_paths(path: Path) -> list[Path]:
@@ -92,7 +107,7 @@ def find_items(dataset: str, model: str, scale_factor: int) -> list[Item]:
     kernels = folder / f"{model}_gt_k_x{scale_factor}"
     return [
         Item(
-            name=lr.stem,
+            name=_plain_name(lr.stem),
             lr=lr,
             hr=hr_paths.get(lr.stem, folder / "HR" / f"{lr.stem}.png"),
             kernel=kernels / f"{lr.stem}.mat",
@@ -133,7 +148,7 @@ def input_items(paths: Sequence[Path]) -> list[Item]:
     items = []
     for i, picture in enumerate(pictures):
         unique = [names[i] for names, count in zip(choices, counts, strict=True) if count[names[i]] == 1]
-        items.append(Item(name=(unique or choices[-1][i : i + 1])[0], lr=picture))
+        items.append(Item(name=_plain_name((unique or choices[-1][i : i + 1])[0]), lr=picture))
     return items
 
 

@@ -23,6 +23,8 @@ def write_whole(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+        with temporary.open("r+b") as file:
+            os.fsync(file.fileno())  # or a power failure could leave the name without its content
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -1,8 +1,13 @@
-"""Estimate, super-resolve, save, score: over one image or a folder, with any estimator."""
+"""Estimate, super-resolve, save, score, record: over one image or a folder, with any estimator."""
 
+import contextlib
+import math
+import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy.typing as npt
 import torch
@@ -14,6 +19,7 @@ from blindsr.estimation import Estimate, Estimator, NonblindSR, OnStep
 from blindsr.figures import save_kernel_comparison, save_search
 from blindsr.images import read_image, read_kernel, read_picture, to_uint8, write_kernel, write_like
 from blindsr.metrics import kernel_psnr, psnr_ssim_y
+from blindsr.records import UNFINISHED, Records, hash_inputs
 
 __all__ = ["Result", "process"]
 
@@ -38,6 +44,8 @@ class Result:
     """What the estimator has to say of its estimate, a line each."""
     error: str | None = None
     """Why there is no result, in one line."""
+    earlier: bool = False
+    """Whether an earlier run did it, with the same settings."""
 
 
 def process(
@@ -52,63 +60,139 @@ def process(
     sigma: float = 0.0,
     verbose: bool = False,
     progress: Callable[[Item], OnStep] | None = None,
+    records: Records | None = None,
 ) -> Iterator[Result]:
     """Process the items in order and yield each one's result; a bad item yields an error and ends nothing.
 
     Writes ``<name>.png`` (the image, of the picture's depth, with its alpha channel and colour profile),
     ``<name>.mat`` (the kernel) and ``<name>_kernel.png`` (a picture of the kernel, beside the true one where that is
-    known) into ``folder``; if ``verbose`` also ``<name>_search.png`` (the kernel along the way, and the losses).
+    known) into ``folder``, which exists; if ``verbose`` also ``<name>_search.png`` (the kernel along the way, and the
+    losses). They appear once all of them are made.
 
     Args:
         estimator: see :class:`blindsr.estimation.Estimator`.
         nonblind: makes the image from the kernel; without it the estimator's own image, if any, is the result.
         sigma: noise level that ``nonblind`` is told, in image range.
         progress: called with each item; returns what is called after each iteration on it.
+        records: of ``folder``, entered: says what need not be done again, and takes down what was done. Without it
+            everything is done, and what was there is replaced.
     """
     for item in items:
+        inputs: dict[str, str | None] = {}
         try:
-            hr, true_kernel = _read_truth(item, scale_factor)
-            picture = read_picture(item.lr)
-            lr = picture.image.to(device)
-            if hr is not None and hr.shape[:2] != tuple(side * scale_factor for side in lr.shape[2:]):
-                raise ValueError(
-                    f"{item.lr}: {lr.shape[3]}×{lr.shape[2]} pixels at x{scale_factor} do not match "
-                    f"{item.hr} ({hr.shape[1]}×{hr.shape[0]}); prepare the dataset again"
-                )
-            on_step = progress(item) if progress is not None else None
-            estimate = estimator(lr, scale_factor, seed=seed, on_step=on_step)
-            image = _image(estimate, lr, scale_factor, nonblind, sigma)
-            psnr, ssim = (None, None)
-            if hr is not None and image is not None:
-                psnr, ssim = psnr_ssim_y(to_uint8(image), hr, scale_factor)
-            kernel_score = None if true_kernel is None else kernel_psnr(estimate.kernel, true_kernel)
-            write_kernel(folder / f"{item.name}.mat", estimate.kernel)
-            kernels = {"estimated": estimate.kernel}
-            if true_kernel is not None:
-                kernels = {"true": true_kernel, **kernels}
-            save_kernel_comparison(folder / f"{item.name}_kernel.png", kernels)
-            if verbose:
-                moved = "" if estimate.moved is None else f"\nmoved {estimate.moved:.0%}"
-                title = f"end{moved}"
-                save_search(folder / f"{item.name}_search.png", estimate.path, estimate.losses, title)
-            if image is not None:
-                write_like(folder / f"{item.name}.png", image, picture)
-            yield Result(
-                item=item,
-                psnr=psnr,
-                ssim=ssim,
-                kernel_psnr=kernel_score,
-                seconds=estimate.seconds,
-                expected_error=estimate.expected_error,
-                converged=estimate.converged,
-                notes=estimate.notes,
-            )
-        except (ValueError, OSError, RuntimeError, MemoryError) as error:
-            message = " ".join(str(error).split()) or "out of memory"
-            if isinstance(error, RuntimeError | MemoryError) and "memory" in message:
-                message = f"not enough memory for a picture of this size; use a smaller one ({message[:80]})"
-            known = any(str(path) in message for path in (item.lr, item.hr, item.kernel) if path is not None)
-            yield Result(item=item, error=message if known else f"{item.lr}: {message}")
+            result = None if records is None else _earlier(item, records, verbose)
+            if result is None:
+                # A folder beside the results: what a killed process leaves is never taken for a result.
+                with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as name:
+                    made = Path(name)
+                    inputs = {} if records is None else hash_inputs(item)
+                    on_step = progress(item) if progress is not None else None
+                    result = _make(
+                        item, estimator, scale_factor, made, device, seed, nonblind, sigma, verbose, on_step
+                    )
+                    if records is not None:
+                        records.store(item, inputs, made, _fields(result))
+                    else:
+                        for path in made.iterdir():
+                            path.replace(folder / path.name)
+        except Exception as error:  # whatever a picture brings about, the others are done
+            result = Result(item=item, error=_one_line(item, error))
+            if records is not None:
+                with contextlib.suppress(OSError):  # on a full disk there is no room for the record either
+                    records.fail(item, inputs, result.error or "")
+        yield result
+
+
+def _make(
+    item: Item,
+    estimator: Estimator,
+    scale_factor: int,
+    folder: Path,
+    device: torch.device,
+    seed: int,
+    nonblind: NonblindSR | None,
+    sigma: float,
+    verbose: bool,
+    on_step: OnStep | None,
+) -> Result:
+    """Read, estimate, super-resolve and score one item, and write what comes of it into ``folder``."""
+    hr, true_kernel = _read_truth(item, scale_factor)
+    picture = read_picture(item.lr)
+    lr = picture.image.to(device)
+    if hr is not None and hr.shape[:2] != tuple(side * scale_factor for side in lr.shape[2:]):
+        raise ValueError(
+            f"{item.lr}: {lr.shape[3]}×{lr.shape[2]} pixels at x{scale_factor} do not match "
+            f"{item.hr} ({hr.shape[1]}×{hr.shape[0]}); prepare the dataset again"
+        )
+    estimate = estimator(lr, scale_factor, seed=seed, on_step=on_step)
+    image = _image(estimate, lr, scale_factor, nonblind, sigma)
+    psnr, ssim = (None, None)
+    if hr is not None and image is not None:
+        psnr, ssim = psnr_ssim_y(to_uint8(image), hr, scale_factor)
+    kernel_score = None if true_kernel is None else kernel_psnr(estimate.kernel, true_kernel)
+    write_kernel(folder / f"{item.name}.mat", estimate.kernel)
+    kernels = {"estimated": estimate.kernel}
+    if true_kernel is not None:
+        kernels = {"true": true_kernel, **kernels}
+    save_kernel_comparison(folder / f"{item.name}_kernel.png", kernels)
+    if verbose:
+        moved = "" if estimate.moved is None else f"\nmoved {estimate.moved:.0%}"
+        save_search(folder / f"{item.name}_search.png", estimate.path, estimate.losses, f"end{moved}")
+    if image is not None:
+        write_like(folder / f"{item.name}.png", image, picture)
+    return Result(
+        item=item,
+        psnr=psnr,
+        ssim=ssim,
+        kernel_psnr=kernel_score,
+        seconds=estimate.seconds,
+        expected_error=estimate.expected_error,
+        converged=estimate.converged,
+        notes=estimate.notes,
+    )
+
+
+_NUMBERS = ("psnr", "ssim", "kernel_psnr", "seconds", "expected_error")
+
+
+def _fields(result: Result) -> dict[str, Any]:
+    """What a record says of a result, as JSON values; infinity, which JSON lacks, in words."""
+    numbers: dict[str, Any] = {}
+    for name in _NUMBERS:
+        value = getattr(result, name)
+        numbers[name] = None if value is None else float(value) if math.isfinite(value) else str(float(value))
+    return {**numbers, "converged": result.converged, "notes": list(result.notes)}
+
+
+def _earlier(item: Item, records: Records, verbose: bool) -> Result | None:
+    """The result that an earlier run recorded; None where ``item`` is still to do."""
+    record = records.finished(item, (".mat", "_kernel.png", *(["_search.png"] if verbose else [])))
+    if record is None:
+        return None
+    try:
+        fields: dict[str, Any] = {
+            name: None if record.result[name] is None else float(record.result[name]) for name in _NUMBERS
+        }
+        if fields["seconds"] is None or (fields["psnr"] is None) != (fields["ssim"] is None):
+            return None
+        notes = tuple(str(note) for note in record.result["notes"])
+        return Result(item=item, **fields, converged=record.result["converged"], notes=notes, earlier=True)
+    except (KeyError, TypeError, ValueError):
+        return None  # not a record of ours, whatever it says
+
+
+def _one_line(item: Item, error: Exception) -> str:
+    """What went wrong with ``item``, with its path."""
+    message = " ".join(str(error).split()) or "out of memory"
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in message):
+        message = f"not enough memory for a picture of this size; use a smaller one ({message[:80]})"
+    elif not isinstance(error, ValueError | OSError | RuntimeError):
+        # Nobody foresaw this one: say where it came from, since there is no traceback.
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        message = f"{type(error).__name__} in {Path(place.filename).name}, line {place.lineno}: {error!s:.80}"
+        message = " ".join(message.split())
+    known = any(str(path) in message for path in (item.lr, item.hr, item.kernel) if path is not None)
+    return message if known else f"{item.lr}: {message}"
 
 
 def _read_truth(item: Item, scale_factor: int) -> tuple[npt.NDArray | None, Tensor | None]:

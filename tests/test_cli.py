@@ -1,8 +1,10 @@
 """The commands as a user types them, in a subprocess."""
 
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -76,9 +78,9 @@ def test_main_job_leaves_picture_kernel_and_comparison(tmp_path):
     assert kernel.shape == (19, 19)
     assert kernel.sum() == pytest.approx(1, abs=1e-5)
     assert cv2.imread(str(tmp_path / "out" / "chelsea_kernel.png")) is not None
-    assert len(list((tmp_path / "out").iterdir())) == 3
+    assert len(list((tmp_path / "out").iterdir())) == 4
     again = command("DIPFKP", "--SR", "--sf", 4, "--dataset", "Test", "-o", tmp_path / "out", *QUICK)
-    assert "earlier results" in again.stderr
+    assert again.stdout == done.stdout.replace("chelsea  ", "chelsea  done before  ")
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "out" / "chelsea.png")), sr)
 
 
@@ -100,7 +102,8 @@ def test_a_kernel_can_be_estimated_without_an_image(tmp_path):
     done = command("KernelGANFKP", "-o", tmp_path / "out", "--iterations", 3, "--batch", 4)
     assert done.returncode == 0, done.stderr
     assert "kernel PSNR" in done.stdout + done.stderr
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["chelsea.mat", "chelsea_kernel.png"]
+    names = ["chelsea.mat", "chelsea_kernel.png", "results.jsonl"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     assert "<image>.png" not in done.stdout
 
 
@@ -183,6 +186,34 @@ def test_bad_options_and_files_are_one_line(tmp_path, own, evil_pickle):
     if not torch.cuda.is_available():
         refused(command("DIPFKP", "--device", "cuda", *out), "--device cuda")
     assert not (tmp_path / "out").exists()
+
+
+def test_results_of_other_settings_are_one_line(own):
+    arguments = ["--SR", "--real", "-i", own, "-o", own.parent / "out", *QUICK]
+    assert command("DIPFKP", *arguments).returncode == 0
+    refused(command("DIPFKP", *arguments, "--seed", 1), own.parent / "out" / "photo.png", "seed", "-o", "--overwrite")
+    assert command("DIPFKP", *arguments, "--seed", 1, "--overwrite").returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_says_how_to_go_on(own, number):
+    arguments = ["--real", "-i", own, "-o", own.parent / "out", "--iterations", 100_000]
+    process = subprocess.Popen(
+        [sys.executable, REPOSITORY / "KernelGANFKP" / "main.py", *map(str, arguments)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    while not list(own.parent.glob("out/.unfinished-*")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "of 1 pictures 0 done, 0 failed, 1 left; the same command goes on from there" in error
+    assert "Traceback" not in error
+    assert not list(own.parent.glob("out/.unfinished-*"))
 
 
 def test_results_never_replace_each_other(own):
