@@ -91,12 +91,12 @@ def main() -> int:
             if start(estimator, pictures, whole).wait() != 0:
                 raise ValueError(f"{estimator}: the run that nobody kills failed")
             seconds = time.perf_counter() - began
-            # Starting takes much of it; spread the kills over the time in which pictures are done.
+            # Long enough for the command to start, and too short for most runs to get through.
             folder, folders, kills, finished = Path(name) / "killed", 1, 0, []
             while kills < options.kills:
                 process = start(estimator, pictures, folder)
                 try:
-                    process.wait(moments.uniform(0.2, 1) * seconds)
+                    process.wait(moments.uniform(0.2, 0.6) * seconds)
                 except subprocess.TimeoutExpired:
                     process.kill()
                 status = process.wait()
@@ -104,6 +104,7 @@ def main() -> int:
                 if status == -signal.SIGKILL:
                     kills += 1
                     finished.append(done)
+                    print(f"{estimator}: kill {kills}, {done} pictures finished", file=sys.stderr, flush=True)
                 elif status != 0:
                     raise ValueError(f"{estimator}: ended with status {status} after {kills} kills")
                 else:  # it was through before: begin another folder
