@@ -27,7 +27,7 @@ from blindsr.records import RECORDS, read_records
 REPOSITORY = Path(__file__).resolve().parent.parent
 ARGUMENTS = {
     "DIPFKP": ["--iterations", "60", "--ssim-iterations", "20", "--frozen-iterations", "10"],
-    "KernelGANFKP": ["--iterations", "20", "--batch", "8"],
+    "KernelGANFKP": ["--iterations", "20", "--frozen-iterations", "5", "--batch", "8"],
 }
 
 

@@ -6,7 +6,7 @@ import torch
 
 from blindsr.degradation import degrade
 from blindsr.kernels import centre, centre_of_mass, gaussian_kernels, kernel_x4_from_x2, normalize
-from FKP import KernelPrior
+from FKP import KernelPredictor, KernelPrior
 from KernelGANFKP.crops import CropSampler, crop_probabilities, gradient_map, half_size
 from KernelGANFKP.estimator import GANSettings, estimate, preset
 from KernelGANFKP.losses import bicubic_loss, boundary_weights, gradient_penalty, kernel_losses, post_process
@@ -163,6 +163,43 @@ def test_other_scales_are_refused(lr, prior, scale_factor):
 
 
 def test_the_papers_preset():
-    assert preset("paper", "KernelGANFKP", 2) == GANSettings(1000, 3, 3, 64, 64, 5e-4, 5e-4, 0.1, 10)
+    assert preset("paper", "KernelGANFKP", 2) == GANSettings(
+        1000, 3, 3, 64, 64, 5e-4, 5e-4, 0.1, False, 0, 0.0, "fixed", 10
+    )
     assert preset("paper", "KernelGANFKP", 4).iterations == 4000
     assert preset("default", "KernelGAN", 2).iterations == 3000
+
+
+def test_the_search_ends_when_the_kernel_rests_and_says_whether_it_does(lr, prior):
+    resting = dataclasses.replace(
+        SHORT, iterations=130, batch=1, critic_steps=1, crop=32, kernel_rate=1e-9, stop_when_settled=True
+    )
+    found = estimate(lr, 2, prior=prior, settings=resting)
+    assert len(found.losses) == 100
+    assert found.converged is True
+    moving = dataclasses.replace(resting, iterations=101, kernel_rate=0.1)
+    found = estimate(lr, 2, prior=prior, settings=moving)
+    assert len(found.losses) == 101
+    assert found.converged is False
+    assert estimate(lr, 2, prior=prior, settings=SHORT).converged is False
+
+
+def test_the_pull_and_the_frozen_iterations_hold_the_kernel(lr, prior):
+    free = dataclasses.replace(SHORT, iterations=12, batch=2, critic_steps=1, crop=32, kernel_rate=0.05)
+    moved = {
+        pull: estimate(lr, 2, prior=prior, settings=dataclasses.replace(free, pull=pull)).moved for pull in (0.0, 1e4)
+    }
+    assert moved[1e4] < 0.7 * moved[0.0]
+    frozen = estimate(lr, 2, prior=prior, settings=dataclasses.replace(free, frozen_iterations=11))
+    assert 0 < frozen.moved < moved[0.0]
+    assert torch.equal(frozen.path[-2][1], frozen.path[0][1])
+
+
+def test_a_predicted_start_needs_a_predictor(lr, prior):
+    settings = dataclasses.replace(SHORT, start="predicted", iterations=1)
+    with pytest.raises(ValueError, match="predictor"):
+        estimate(lr, 2, prior=prior, settings=settings)
+    predictor = KernelPredictor.from_pretrained()
+    found = estimate(lr, 2, prior=prior, predictor=predictor, settings=settings)
+    predicted = predictor.predict(lr, 2).kernel
+    assert float((found.path[0][1] - predicted).norm() / predicted.norm()) < 0.02
