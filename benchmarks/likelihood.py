@@ -17,6 +17,8 @@ class Options:
 
     official: Path
     """Folder with the official weights."""
+    scales: tuple[int, ...] = (2, 3, 4, 8)
+    """Scale factors."""
     seed: int = 0
     """Seed of the dequantisation noise, the same for both priors."""
 
@@ -24,7 +26,7 @@ class Options:
 def main() -> int:
     options = parse(Options, __doc__ or "")
     print("| | kernels | ours | official |\n|---|---|---|---|")
-    for scale_factor in (2, 3, 4, 8):
+    for scale_factor in options.scales:
         kernels = validation_kernels(scale_factor)
         cells = []
         for path in (None, options.official / f"FKP_x{scale_factor}.pt"):

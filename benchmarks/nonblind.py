@@ -38,14 +38,16 @@ class Options:
     """Folder with the official weights, for a second column."""
     weights: Path | None = None
     """Weights instead of the shipped ones in the first column."""
+    pictures: tuple[str, ...] = PHOTOGRAPHS
+    """Names of photographs in ``skimage.data``."""
     scales: tuple[int, ...] = (2, 3, 4, 8)
     """Scale factors; those that the dataset is not prepared for are left out."""
 
 
-def photographs(scale_factor: int) -> list[Example]:
+def photographs(names: tuple[str, ...], scale_factor: int) -> list[Example]:
     generator = torch.Generator().manual_seed(1)
     examples = []
-    for name in PHOTOGRAPHS:
+    for name in names:
         pixels = torch.from_numpy(getattr(skimage.data, name)()).permute(2, 0, 1)[None]
         hr = modcrop(pixels.float() / 255, scale_factor)
         kernel = random_kernels(1, scale_factor, generator)
@@ -78,7 +80,7 @@ def main() -> int:
             sets.append((Path(options.dataset).name, scale_factor, examples))
         except FileNotFoundError as error:
             print(f"note: x{scale_factor} of {options.dataset} left out: {error}", file=sys.stderr)
-        sets.append(("scikit-image", scale_factor, photographs(scale_factor)))
+        sets.append(("scikit-image", scale_factor, photographs(options.pictures, scale_factor)))
     print(f"| images | | noise | ours |{' official |' * (len(nets) - 1)}\n|---|---|---|{'---|' * len(nets)}")
     for name, scale_factor, examples in sorted(sets, key=lambda entry: entry[0] == "scikit-image"):
         for sigma in (0, 10):

@@ -14,6 +14,11 @@ from blindsr.paths import DATA
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Tests run side by side: threads of one would only be in another's way.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+
 
 @pytest.fixture(scope="session")
 def reference() -> Path:

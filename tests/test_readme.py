@@ -1,0 +1,100 @@
+"""Every command and every example of the README and of RESULTS.md, run on small things of the same kind."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from blindsr.images import write_image, write_kernel
+from blindsr.kernels import random_kernels
+from blindsr.paths import DATA
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+TEXT = "\n".join((REPOSITORY / name).read_text() for name in ("README.md", "RESULTS.md"))
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, flags=re.S | re.M)
+COMMANDS = [line for language, block in BLOCKS if not language for line in block.splitlines() if "python" in line]
+
+DIP = "--iterations 3 --ssim-iterations 2 --frozen-iterations 1 --channels 8 --crop 64"
+GAN = "--iterations 3 --frozen-iterations 1 --batch 4"
+QUICK = {
+    r"cd DIPFKP .*--path-KP": f"{DIP} --image-iterations 2 --image-channels 8 -o {{tmp}}/out",
+    r"cd DIPFKP .*-o": DIP,
+    r"cd DIPFKP": f"{DIP} -o {{tmp}}/out",
+    r"cd KernelGANFKP": f"{GAN} -o {{tmp}}/out",
+    r"cd NonblindSR .*--kernel": "-o {tmp}/out",
+    r"cd NonblindSR .*--train": "--steps 1 --batch 2 --patch 24 --held-out 1 --scales 2 -o {tmp}/out",
+    r"cd FKP && python main.py --train": "--epochs 1 --kernels-per-epoch 200 -o {tmp}/out",
+    r"train_predictor": "--steps 1 --crops 16 --pixels 1024 --held-out 1 -o {tmp}/out",
+    r"prepare_dataset": "",
+    r"benchmarks/set5": "--scales 4",
+    r"benchmarks/nonblind": "--scales 4 --pictures chelsea",
+    r"benchmarks/likelihood": "--scales 2",
+    r"benchmarks/estimators": "--methods KernelGAN-FKP --scales 2 --seeds 0 --pictures coins",
+    r"benchmarks/killed": None,  # ten minutes; its work in small is tests/test_killed.py
+    r"-m pytest": None,  # this very run
+}
+"""What makes each command short: the first pattern found in it decides."""
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory, picture):
+    """What the commands name: photographs, a kernel, a data set, weights."""
+    tmp = tmp_path_factory.mktemp("readme")
+    pixels = (255 * picture[0].permute(1, 2, 0).numpy()).astype(np.uint8)[:48, :64]
+    for name in ("photo.jpg", "portrait.png", "holiday/a.jpg", "holiday/b.jpg", "Set5/HR/a.png", "DIV2K/HR/a.png"):
+        write_image(tmp / name, pixels)
+    for name in ("photographs/a.png", "photographs/b.png"):
+        write_image(tmp / name, np.kron(pixels, np.ones((2, 2, 1), np.uint8)))
+    write_kernel(tmp / "k.mat", random_kernels(1, 3, torch.Generator().manual_seed(0)))
+    shutil.copytree(DATA / "pretrained_models", tmp / "official")
+    for scale_factor in (2, 3, 4):
+        arguments = ["--sf", str(scale_factor), "--dataset", str(tmp / "Set5")]
+        script = REPOSITORY / "data" / "prepare_dataset.py"
+        subprocess.run([sys.executable, script, *arguments], check=True, capture_output=True)
+    return tmp
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) > 15
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(command, small):
+    extra = next(extra for pattern, extra in QUICK.items() if re.search(pattern, command))
+    if extra is None:
+        assert (REPOSITORY / "benchmarks" / "killed.py").is_file()
+        return
+    line = command.removeprefix(". ./setup.sh && ")
+    folder = REPOSITORY
+    if line.startswith("cd "):
+        step, line = line.split(" && ", 1)
+        folder = REPOSITORY / step.removeprefix("cd ")
+    words = shlex.split(f"{line} {extra.format(tmp=small)}")
+    assert words[0] == "python"
+    for i, word in enumerate(words):
+        first = word.removeprefix("../").split("/")[0]
+        if first in {path.name for path in small.iterdir()} | {"sharp", "runs"}:
+            words[i] = str(small / word.removeprefix("../"))
+    shutil.rmtree(small / "out", ignore_errors=True)
+    done = subprocess.run(
+        [sys.executable, *words[1:]],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("block", [block for language, block in BLOCKS if language == "python"])
+def test_example(block):
+    done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
