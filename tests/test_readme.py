@@ -51,7 +51,7 @@ def small(tmp_path_factory, picture):
     for name in ("photo.jpg", "portrait.png", "holiday/a.jpg", "holiday/b.jpg", "Set5/HR/a.png", "DIV2K/HR/a.png"):
         write_image(tmp / name, pixels)
     for name in ("photographs/a.png", "photographs/b.png"):
-        write_image(tmp / name, np.kron(pixels, np.ones((2, 2, 1), np.uint8)))
+        write_image(tmp / name, np.kron(pixels, np.ones((5, 5, 1), np.uint8)))
     write_kernel(tmp / "k.mat", random_kernels(1, 3, torch.Generator().manual_seed(0)))
     shutil.copytree(DATA / "pretrained_models", tmp / "official")
     for scale_factor in (2, 3, 4):
