@@ -29,6 +29,10 @@ QUICK = [
     "8",
     "--crop",
     "64",
+    "--image-iterations",
+    "3",
+    "--image-channels",
+    "8",
 ]
 
 

@@ -55,7 +55,7 @@ def batch(name, options, last_event=None):
             "DIPFKP": partial(dip, prior=prior, settings=dip_settings, want_image=True),
             "KernelGANFKP": partial(gan, prior=prior, settings=gan_settings),
         }[name]
-    sys.exit(run_estimator(options, "DIPFKP", "DIPFKP", estimator, None, {}))
+    sys.exit(run_estimator(options, "DIPFKP", "DIPFKP", estimator, None))
 
 
 def _count_down(left, folder, event, arguments):
@@ -83,7 +83,7 @@ def options(tmp_path):
     for i in range(PICTURES):
         crop = (255 * photo[0, :, 40:80, 20 * i : 20 * i + 40]).permute(1, 2, 0).numpy().astype(np.uint8)
         cv2.imwrite(str(tmp_path / "in" / f"{i}.png"), crop)
-    return EstimatorOptions(input_dir=tmp_path / "in", output_dir=tmp_path / "whole", device="cpu")
+    return EstimatorOptions(input_dir=(tmp_path / "in",), output_dir=tmp_path / "whole", device="cpu")
 
 
 def check_intact(folder):

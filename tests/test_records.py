@@ -53,14 +53,22 @@ def options(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (3, 8, 9, 3))
     for name, picture in zip("abc", pixels, strict=True):
         cv2.imwrite(str(tmp_path / "in" / f"{name}.png"), picture.astype(np.uint8))
-    return EstimatorOptions(input_dir=tmp_path / "in", output_dir=tmp_path / "out", device="cpu")
+    return Options(input_dir=(tmp_path / "in",), output_dir=tmp_path / "out", device="cpu")
 
 
-def batch(options, estimator=None, weights=None, **changes):
+@dataclasses.dataclass(frozen=True)
+class Options(EstimatorOptions):
+    path_KP: Path | None = None
+
+    def files(self):
+        return {} if self.path_KP is None else {"path_KP": self.path_KP}
+
+
+def batch(options, estimator=None, **changes):
     """Run; returns the exit status and how often the estimator was called."""
     estimator = estimator or Quick()
     options = dataclasses.replace(options, **changes)
-    return run_estimator(options, "DIPFKP", "DIPFKP", estimator, None, weights or {}), estimator.calls
+    return run_estimator(options, "DIPFKP", "DIPFKP", estimator, None), estimator.calls
 
 
 def contents(folder):
@@ -76,14 +84,14 @@ def states(options):
 
 def test_a_record_says_what_was_done_with_what(options, tmp_path):
     (tmp_path / "w.pt").write_bytes(b"weights")
-    assert batch(options, weights={"path_KP": tmp_path / "w.pt"}, seed=7)[0] == 0
+    assert batch(options, path_KP=tmp_path / "w.pt", seed=7)[0] == 0
     line = json.loads((options.output_dir / RECORDS).read_text().splitlines()[-1])
     digest = hashlib.sha256((tmp_path / "in" / "c.png").read_bytes()).hexdigest()
     assert (line["state"], line["name"], line["input"]) == ("finished", "c", str(tmp_path / "in" / "c.png"))
     assert line["inputs"] == {"lr": digest}
     assert line["settings"]["seed"] == 7
     assert line["settings"]["path_KP"] == hashlib.sha256(b"weights").hexdigest()
-    assert line["run"]["weights"] == {"path_KP": "w.pt"}
+    assert line["run"]["files"] == {"path_KP": "w.pt"}
     assert line["run"]["versions"]["torch"] == torch.__version__
     assert line["result"]["seconds"] == 1.5
     assert line["result"]["notes"] == ["a note"]
@@ -114,7 +122,7 @@ def test_scores_of_earlier_runs_count_in_the_mean(options, tmp_path, capsys):
         (tmp_path / "D" / "DIPFKP_gt_k_x4").mkdir(exist_ok=True)
         scipy.io.savemat(tmp_path / "D" / "DIPFKP_gt_k_x4" / f"{name}.mat", {"Kernel": np.full((11, 11), 1 / 121)})
     shutil.copytree(tmp_path / "in", tmp_path / "D" / "DIPFKP_lr_x4")
-    options = dataclasses.replace(options, input_dir=None, dataset=str(tmp_path / "D"), sf=4)
+    options = dataclasses.replace(options, input_dir=(), dataset=str(tmp_path / "D"), sf=4)
 
     def stop(calls):
         if calls == 3:
@@ -160,10 +168,10 @@ def test_other_settings_are_refused_before_any_work(options):
 def test_other_weights_are_other_settings_wherever_they_lie(options, tmp_path):
     for name, content in (("one.pt", b"1"), ("same.pt", b"1"), ("two.pt", b"2")):
         (tmp_path / name).write_bytes(content)
-    assert batch(options, weights={"path_KP": tmp_path / "one.pt"}) == (0, 3)
-    assert batch(options, weights={"path_KP": tmp_path / "same.pt"}) == (0, 0)
+    assert batch(options, path_KP=tmp_path / "one.pt") == (0, 3)
+    assert batch(options, path_KP=tmp_path / "same.pt") == (0, 0)
     with pytest.raises(ValueError, match="path_KP"):
-        batch(options, weights={"path_KP": tmp_path / "two.pt"})
+        batch(options, path_KP=tmp_path / "two.pt")
 
 
 def test_another_picture_of_the_same_name_is_refused(options, tmp_path):
@@ -183,7 +191,7 @@ def test_files_that_nobody_accounts_for_are_refused(options, ending):
         batch(options)
     assert [*contents(options.output_dir)] == [strange]
     strange.unlink()
-    strange.symlink_to(options.input_dir / "a.png")
+    strange.symlink_to(options.input_dir[0] / "a.png")
     with pytest.raises(ValueError, match="no record"):
         batch(options)
 
@@ -351,7 +359,7 @@ def test_what_was_left_unfinished_goes_unless_somebody_works_there(options, tmp_
 
 
 def test_two_runs_in_one_folder_do_not_mix_their_lines(options):
-    items = [Item(f"p{i}", path) for i, path in enumerate([options.input_dir / "a.png"] * 20)]
+    items = [Item(f"p{i}", path) for i, path in enumerate([options.input_dir[0] / "a.png"] * 20)]
     options.output_dir.mkdir()
 
     def work():
@@ -411,11 +419,11 @@ def test_pictures_with_odd_names_are_done_under_plain_ones(options, tmp_path):
     odd.mkdir()
     for name in ("a\\..\\b.png", "new\nline.png", "é ü.png", ".hidden.png", "...png"):
         shutil.copy(tmp_path / "in" / "a.png", odd / name)
-    names = [item.name for item in input_items(odd)]
+    names = [item.name for item in input_items((odd,))]
     assert sorted(names) == ["a_.._b", "new_line", "é ü"]
-    assert input_items(odd / "...png")[0].name.startswith("_.")
-    assert batch(options, input_dir=odd) == (0, 3)
-    assert batch(options, input_dir=odd) == (0, 0)
+    assert input_items((odd / "...png",))[0].name.startswith("_.")
+    assert batch(options, input_dir=(odd,)) == (0, 3)
+    assert batch(options, input_dir=(odd,)) == (0, 0)
     shutil.copytree(odd, tmp_path / "D" / "DIPFKP_lr_x2")
     (tmp_path / "D" / "HR").mkdir()
     found = find_items(str(tmp_path / "D"), "DIPFKP", 2)
