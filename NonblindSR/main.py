@@ -122,6 +122,7 @@ def run_kernel(options: Options, path: Path) -> int:
     nonblind = pretrained_nonblind(options.path_nonblind, pick_device(options.device), options.tile)
     given = KnownKernelOptions(
         SR=True,
+        real=True,
         sf=options.sf,
         input_dir=options.input_dir,
         output_dir=options.output_dir,

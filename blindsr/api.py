@@ -54,6 +54,8 @@ def super_resolve(
     from DIPFKP.estimator import pretrained_estimator
     from NonblindSR.tiling import pretrained_nonblind
 
+    if not 0 <= sigma <= 1:
+        raise ValueError(f"sigma {sigma}: must lie between 0 and 1; 10 grey levels are 10/255")
     where = pick_device(device)
     lr = _to_tensor(image).to(where)
     if kernel is not None:
@@ -68,6 +70,8 @@ def super_resolve(
 
 def _to_tensor(image: Tensor | npt.NDArray[Any]) -> Tensor:
     """1×3×h×w float32 in [0, 1]."""
+    if not isinstance(image, Tensor | np.ndarray):
+        raise ValueError(f"an image of type {type(image).__name__}: pass an array or a tensor")
     if isinstance(image, Tensor):
         tensor = image if image.is_floating_point() else torch.empty(0)
         tensor = tensor[None] if tensor.ndim == 3 else tensor

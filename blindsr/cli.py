@@ -52,7 +52,8 @@ class EstimatorOptions:
     output_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = None
     """Where results go; without it, data/log_<ESTIMATOR>/<dataset>_<model>_lr_x<sf>."""
     real: bool = False
-    """Real photographs: no ground truth is looked for, and USRNet expects a little noise (10 of 255)."""
+    """Real photographs: no ground truth is looked for, USRNet expects a little noise (10 of 255), and borders are
+    borders, where prepared data sets go on at the opposite side."""
     path_nonblind: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Weights of USRNet; without it, the shipped data/pretrained_models/usrnet_tiny.pth."""
     tile: Annotated[int | None, tyro.conf.arg(metavar="PIXELS")] = None
@@ -232,6 +233,7 @@ def run_estimator(
                 seed=options.seed,
                 nonblind=nonblind,
                 sigma=options.noise_level(),
+                periodic=not options.real,
                 verbose=options.verbose,
                 progress=progress,
                 records=records,
@@ -268,6 +270,7 @@ def _describe(
         "estimator": data_model,
         "model": model,
         **{key: value for key, value in given.items() if key not in CIRCUMSTANCES},
+        "sigma": 255 * options.noise_level(),
         # Of weights and kernels their content decides, wherever they lie.
         **{key: hash_file(path) for key, path in files.items()},
     }
@@ -310,7 +313,8 @@ def _line(result: Result) -> str:
         parts.append(f"PSNR {result.psnr:.2f} dB, SSIM {result.ssim:.4f}")
     if result.kernel_psnr is not None:
         parts.append(f"kernel PSNR {result.kernel_psnr:.2f} dB")
-    parts.append(f"{result.seconds:.1f} s")
+    if result.seconds:
+        parts.append(f"{result.seconds:.1f} s")
     if result.expected_error is not None and result.expected_error > UNCERTAIN:
         parts.append(f"uncertain: the picture shows too little of its blur (± {result.expected_error:.0%})")
     if result.converged is False:

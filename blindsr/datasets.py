@@ -184,8 +184,8 @@ def prepare(
         )
     if not 0 <= kernel_noise <= 1:
         raise ValueError(f"--noise-ker {kernel_noise}: must lie between 0 and 1")
-    if image_noise < 0:
-        raise ValueError(f"--noise-im {image_noise}: must not be negative")
+    if not 0 <= image_noise <= 1:
+        raise ValueError(f"--noise-im {image_noise}: must lie between 0 and 1, the range of the image")
     if not 0 <= seed < 2**32:
         raise ValueError(f"--seed {seed}: must lie between 0 and 2^32 − 1")
     rng = np.random.RandomState(seed)

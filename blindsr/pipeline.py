@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from blindsr.datasets import Item
@@ -58,6 +59,7 @@ def process(
     seed: int,
     nonblind: NonblindSR | None = None,
     sigma: float = 0.0,
+    periodic: bool = True,
     verbose: bool = False,
     progress: Callable[[Item], OnStep] | None = None,
     records: Records | None = None,
@@ -73,6 +75,8 @@ def process(
         estimator: see :class:`blindsr.estimation.Estimator`.
         nonblind: makes the image from the kernel; without it the estimator's own image, if any, is the result.
         sigma: noise level that ``nonblind`` is told, in image range.
+        periodic: whether the pictures go on at the opposite border, as those of prepared data sets do. Others are
+            mirrored at their borders for ``nonblind``, which takes them for periodic.
         progress: called with each item; returns what is called after each iteration on it.
         records: of ``folder``, entered: says what need not be done again, and takes down what was done. Without it
             everything is done, and what was there is replaced.
@@ -88,7 +92,7 @@ def process(
                     inputs = {} if records is None else hash_inputs(item)
                     on_step = progress(item) if progress is not None else None
                     result = _make(
-                        item, estimator, scale_factor, made, device, seed, nonblind, sigma, verbose, on_step
+                        item, estimator, scale_factor, made, device, seed, nonblind, sigma, periodic, verbose, on_step
                     )
                     if records is not None:
                         records.store(item, inputs, made, _fields(result))
@@ -112,6 +116,7 @@ def _make(
     seed: int,
     nonblind: NonblindSR | None,
     sigma: float,
+    periodic: bool,
     verbose: bool,
     on_step: OnStep | None,
 ) -> Result:
@@ -125,7 +130,7 @@ def _make(
             f"{item.hr} ({hr.shape[1]}×{hr.shape[0]}); prepare the dataset again"
         )
     estimate = estimator(lr, scale_factor, seed=seed, on_step=on_step)
-    image = _image(estimate, lr, scale_factor, nonblind, sigma)
+    image = _image(estimate, lr, scale_factor, nonblind, sigma, periodic)
     psnr, ssim = (None, None)
     if hr is not None and image is not None:
         psnr, ssim = psnr_ssim_y(to_uint8(image), hr, scale_factor)
@@ -201,10 +206,26 @@ def _read_truth(item: Item, scale_factor: int) -> tuple[npt.NDArray | None, Tens
     return hr, None if item.kernel is None else read_kernel(item.kernel)
 
 
+MIRRORED = 16
+"""LR pixels that a picture is continued by at each border where it is not periodic."""
+
+
 @torch.no_grad()
 def _image(
-    estimate: Estimate, lr: Tensor, scale_factor: int, nonblind: NonblindSR | None, sigma: float
+    estimate: Estimate,
+    lr: Tensor,
+    scale_factor: int,
+    nonblind: NonblindSR | None,
+    sigma: float,
+    periodic: bool,
 ) -> Tensor | None:
-    if nonblind is not None:
-        return nonblind(lr, estimate.kernel.to(lr.device), scale_factor, sigma)
-    return estimate.image
+    if nonblind is None:
+        return estimate.image
+    kernel = estimate.kernel.to(lr.device)
+    if periodic:
+        return nonblind(lr, kernel, scale_factor, sigma)
+    rows, cols = (min(MIRRORED, length - 1) for length in lr.shape[-2:])
+    sr = nonblind(F.pad(lr, (cols, cols, rows, rows), mode="reflect"), kernel, scale_factor, sigma)
+    height, width = (length * scale_factor for length in lr.shape[-2:])
+    top, left = rows * scale_factor, cols * scale_factor
+    return sr[..., top : top + height, left : left + width]

@@ -84,6 +84,13 @@ def test_other_images_are_refused(image):
         super_resolve(image, 2, kernel=torch.ones(3, 3))
 
 
+def test_other_arguments_are_refused(blurred):
+    with pytest.raises(ValueError, match="sigma"):
+        super_resolve(blurred[0], 2, kernel=torch.ones(3, 3), sigma=10)
+    with pytest.raises(ValueError, match="str"):
+        super_resolve("photo.jpg", 2)
+
+
 @pytest.mark.parametrize(
     "kernel", [torch.ones(4, 4), torch.ones(3, 5), torch.zeros(3, 3), torch.full((3, 3), np.inf)]
 )

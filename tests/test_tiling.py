@@ -3,9 +3,13 @@ import math
 import pytest
 import torch
 
+from blindsr.datasets import Item
 from blindsr.degradation import degrade
 from blindsr.devices import free_memory
-from blindsr.kernels import gaussian_kernels, kernel_side, random_motion_kernels, variance_range
+from blindsr.estimation import Estimate
+from blindsr.images import read_image, to_uint8, write_image
+from blindsr.kernels import gaussian_kernels, kernel_side, random_kernels, random_motion_kernels, variance_range
+from blindsr.pipeline import process
 from NonblindSR import tiling
 from NonblindSR.tiling import pretrained_nonblind, tiled_sr
 from NonblindSR.usrnet import ResUNet, USRNet
@@ -128,3 +132,28 @@ def test_a_tile_that_is_too_small_is_refused(tile):
         pretrained_nonblind(None, CPU, tile)
     with pytest.raises(ValueError, match=f"--tile {tile}"):
         tiled_sr(USRNet(), torch.rand(1, 3, 8, 8), motion_kernel(2), 2, tile=tile)
+
+
+def test_a_photograph_does_not_go_on_at_its_opposite_border(tmp_path):
+    """Bright above, dark below: a network that takes the picture for periodic leaves a seam at both borders."""
+    ramp = torch.linspace(0.1, 0.9, 48).view(1, 1, 48, 1).expand(1, 3, 48, 40)
+    write_image(tmp_path / "ramp.png", to_uint8(ramp))
+    kernel = random_kernels(1, 2, torch.Generator().manual_seed(0))
+    nonblind = pretrained_nonblind(None, torch.device("cpu"), None)
+
+    def known(lr, scale_factor, *, seed, on_step=None):
+        return Estimate(kernel, None, losses=[], seconds=0.0, seed=seed)
+
+    worst = {}
+    for periodic in (True, False):
+        item = Item("ramp", tmp_path / "ramp.png")
+        options = {"device": torch.device("cpu"), "seed": 0, "nonblind": nonblind, "periodic": periodic}
+        out = tmp_path / str(periodic)
+        out.mkdir()
+        (result,) = process([item], known, 2, out, **options, progress=lambda item: lambda *step: None)
+        assert result.error is None
+        sr = read_image(out / "ramp.png")
+        smooth = torch.linspace(0.1, 0.9, 96).view(1, 1, 96, 1)
+        assert sr.shape == (1, 3, 96, 80)
+        worst[periodic] = float((sr - smooth).abs().max())
+    assert worst[False] < 0.4 * worst[True]
