@@ -342,7 +342,8 @@ def test_a_known_kernel_of_another_tool_is_used(tmp_path, photograph):
     sr = cv2.imread(str(tmp_path / "out" / "photo.png"), -1)[:, :, ::-1] / 65535
     hr = photograph[0].permute(1, 2, 0).numpy()
     assert sr.shape == hr.shape
-    assert 10 * np.log10(1 / np.square(sr - hr).mean()) > 28
+    error = (sr - hr)[24:-24, 24:-24]  # this picture goes on at its opposite borders, which photographs do not
+    assert 10 * np.log10(1 / np.square(error).mean()) > 28
     refused(command("NonblindSR", *arguments, "-o", ".", cwd=tmp_path), "holds the input pictures")
     refused(command("NonblindSR", *arguments[:4], cwd=tmp_path), "-i PATH")
 
