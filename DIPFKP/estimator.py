@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blindsr.checks import require_between, require_positive
+from blindsr.checks import require_between, require_iterations_beyond_frozen, require_positive
 from blindsr.degradation import border, centre_crop, degrade
 from blindsr.estimation import Estimate, Estimator, OnStep, SearchLog
 from blindsr.initialization import draw_parameters
 from blindsr.kernels import kernel_side
 from DIPFKP.network import ImagePrior, scales_for
-from FKP import KernelPredictor, KernelPrior, SphericalAdam
+from FKP import KernelPredictor, KernelPrior, SphericalAdam, Start, load_for_search
 
 __all__ = ["PRESETS", "DIPSettings", "KernelModel", "estimate", "pretrained_estimator", "ssim", "textured_crop"]
 
@@ -53,7 +53,7 @@ class DIPSettings:
     taken, or, where that covers a crop only, one fitted in as many iterations."""
     image_channels: int | None = None
     """Channels of the image network in that fit. None: those of the joint fit."""
-    start: Literal["fixed", "predicted"] = "fixed"
+    start: Start = "fixed"
     """Where DIPFKP's search for the kernel starts: at one kernel for all images (paper), or at the predictor's."""
 
     def __post_init__(self) -> None:
@@ -64,11 +64,7 @@ class DIPSettings:
             require_positive(self, "image_iterations")
         if self.image_channels is not None:
             require_between(self, 2, 1024, "image_channels")
-        if self.frozen_iterations >= self.iterations:
-            raise ValueError(
-                f"--iterations {self.iterations}: the kernel does not move in the first {self.frozen_iterations}; "
-                "use more, or fewer --frozen-iterations"
-            )
+        require_iterations_beyond_frozen(self)
 
 
 PRESETS = {
@@ -257,9 +253,7 @@ def pretrained_estimator(
     """
     prior = predictor = None
     if model == "DIPFKP":
-        prior = KernelPrior.from_pretrained(scale_factor, path_prior).to(device)
-        if settings.start == "predicted":
-            predictor = KernelPredictor.from_pretrained(path_predictor).to(device)
+        prior, predictor = load_for_search(scale_factor, settings.start, device, path_prior, path_predictor)
     return partial(estimate, prior=prior, predictor=predictor, settings=settings, model=model, want_image=want_image)
 
 

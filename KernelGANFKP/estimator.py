@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blindsr.checks import require_between, require_positive
+from blindsr.checks import require_between, require_iterations_beyond_frozen, require_positive
 from blindsr.estimation import Estimate, Estimator, OnStep, SearchLog
 from blindsr.kernels import centre, kernel_x4_from_x2, normalize
-from FKP import KernelPredictor, KernelPrior, SphericalAdam
+from FKP import KernelPredictor, KernelPrior, SphericalAdam, Start, load_for_search
 from KernelGANFKP.crops import CropSampler, crop_probabilities, gradient_map, half_size
 from KernelGANFKP.losses import bicubic_loss, gradient_penalty, kernel_losses, post_process
 from KernelGANFKP.networks import Critic, Discriminator, LinearGenerator
@@ -57,7 +57,7 @@ class GANSettings:
     """Iterations in which the critic learns alone before the kernel starts to move (release: 0)."""
     pull: float = 0.0
     """Weight of the kernel's squared distance to the predicted one, relative to the critic's margin (release: 0)."""
-    start: Literal["fixed", "predicted"] = "fixed"
+    start: Start = "fixed"
     """Where KernelGANFKP's search starts: at one kernel for all images (paper), or at the predictor's."""
     shave: int = 10
     """Pixels left off each side of the LR image, whose border the degradation made (release: 10; real photos: 0)."""
@@ -67,11 +67,7 @@ class GANSettings:
         require_between(self, 32, 256, "crop")
         require_between(self, 0, 1000, "shave")
         require_between(self, 0, 1e9, "pull", "penalty")
-        if not 0 <= self.frozen_iterations < self.iterations:
-            raise ValueError(
-                f"--iterations {self.iterations}: the kernel does not move in the first {self.frozen_iterations}; "
-                "use more, or fewer --frozen-iterations"
-            )
+        require_iterations_beyond_frozen(self)
 
 
 def preset(name: Literal["default", "paper"], model: KernelModel, scale_factor: int) -> GANSettings:
@@ -141,6 +137,7 @@ def estimate(
     notes = () if crop == settings.crop else (f"small picture: crops of {crop} instead of {settings.crop} pixels",)
     generator = torch.Generator().manual_seed(seed)
     log = SearchLog(settings.iterations, on_step, "use a smaller --critic-rate or --kernel-rate")
+    expected_error = None
     if model == "KernelGAN":
         kernel, converged = _search_kernelgan(inner, crop, settings, generator, log), None
     else:
@@ -150,7 +147,13 @@ def estimate(
         if settings.start == "predicted":
             if predictor is None:
                 raise ValueError('a start that is "predicted" needs a kernel predictor')
-            latent = prior.latent_for(predictor.predict(lr, 2).kernel.to(lr.device))
+            prediction = predictor.predict(lr, 2)
+            start, expected_error = prediction.kernel, prediction.expected_error
+            if scale_factor == 4:
+                # The x4 kernel is the x2 kernel blurred by itself at twice the size: five times its covariance, in LR
+                # pixels 5/4 of what the x2 kernel has in its own. A Gaussian to the power of p has 1/p of it.
+                start = normalize(start.clamp(min=0) ** (5 / 4))
+            latent = prior.latent_for(start.to(lr.device))
         kernel, converged = _search_fkp(inner, crop, settings, prior, latent, generator, log)
     if scale_factor == 4:
         kernel = normalize(centre(kernel_x4_from_x2(kernel), 4))
@@ -160,6 +163,7 @@ def estimate(
         losses=log.losses,
         seconds=time.perf_counter() - began,
         seed=seed,
+        expected_error=expected_error,
         converged=converged,
         path=log.path,
         notes=notes,
@@ -181,9 +185,7 @@ def pretrained_estimator(
     """
     prior = predictor = None
     if model == "KernelGANFKP":
-        prior = KernelPrior.from_pretrained(2, path_prior).to(device)
-        if settings.start == "predicted":
-            predictor = KernelPredictor.from_pretrained(path_predictor).to(device)
+        prior, predictor = load_for_search(2, settings.start, device, path_prior, path_predictor)
     return partial(estimate, prior=prior, predictor=predictor, settings=settings, model=model)
 
 

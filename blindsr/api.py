@@ -9,7 +9,7 @@ from torch import Tensor
 
 from blindsr.devices import DeviceName, pick_device
 from blindsr.estimation import Estimate, Estimator, OnStep
-from blindsr.kernels import normalize
+from blindsr.kernels import as_kernel, normalize
 
 __all__ = ["super_resolve"]
 
@@ -59,7 +59,7 @@ def super_resolve(
     where = pick_device(device)
     lr = _to_tensor(image).to(where)
     if kernel is not None:
-        estimate = Estimate(_to_kernel(kernel), None, losses=[], seconds=0.0, seed=seed)
+        estimate = Estimate(normalize(as_kernel(kernel)).float(), None, losses=[], seconds=0.0, seed=seed)
     else:
         estimator = estimator or pretrained_estimator(scale_factor, where)
         estimate = estimator(lr, scale_factor, seed=seed, on_step=on_step)
@@ -88,18 +88,6 @@ def _to_tensor(image: Tensor | npt.NDArray[Any]) -> Tensor:
     if not (tensor.min() >= 0 and tensor.max() <= 1):
         raise ValueError("a floating image must hold values between 0 and 1")
     return tensor.detach().float()
-
-
-def _to_kernel(kernel: Tensor | npt.NDArray[Any]) -> Tensor:
-    """1×1×k×k float32 on the CPU, sum 1."""
-    tensor = torch.as_tensor(kernel).detach().cpu().float()
-    tensor = tensor[None, None] if tensor.ndim == 2 else tensor
-    side = tensor.shape[-1] if tensor.ndim == 4 else 0
-    if side % 2 == 0 or tensor.shape != (1, 1, side, side):
-        raise ValueError(f"a kernel of shape {tuple(tensor.shape)}: pass k×k or 1×1×k×k with an odd k")
-    if not (torch.isfinite(tensor).all() and tensor.sum() > 0):
-        raise ValueError("a kernel must hold finite values with a positive sum")
-    return normalize(tensor)
 
 
 def _like(sr: Tensor, image: Image) -> Image:

@@ -1,10 +1,11 @@
 """Checks of settings, with errors for the person who typed them."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from blindsr.kernels import SCALE_FACTORS
 
-__all__ = ["require_between", "require_positive", "require_scales"]
+__all__ = ["require_between", "require_iterations_beyond_frozen", "require_positive", "require_scales"]
 
 
 def _option(name: str) -> str:
@@ -32,3 +33,21 @@ def require_scales(scales: Sequence[int]) -> None:
     if not scales or any(scale_factor not in SCALE_FACTORS for scale_factor in scales):
         given = " ".join(map(str, scales)) or "(none)"
         raise ValueError(f"--scales {given}: take some of {', '.join(map(str, SCALE_FACTORS))}")
+
+
+class _Search(Protocol):
+    @property
+    def iterations(self) -> int: ...
+
+    @property
+    def frozen_iterations(self) -> int: ...
+
+
+def require_iterations_beyond_frozen(settings: _Search) -> None:
+    """Raise ValueError unless some iterations of a kernel search come after those in which the kernel is frozen."""
+    iterations, frozen = settings.iterations, settings.frozen_iterations
+    if not 0 <= frozen < iterations:
+        raise ValueError(
+            f"--iterations {iterations}: the kernel does not move in the first {frozen}; "
+            "use more, or fewer --frozen-iterations"
+        )

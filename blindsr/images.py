@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from blindsr.files import write_whole
+from blindsr.kernels import as_kernel
 
 __all__ = [
     "Picture",
@@ -275,10 +276,10 @@ def read_kernel(path: Path) -> Tensor:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: not such a file, or no square kernel of odd side with finite values and a positive sum.
+        ValueError: not such a file, or no kernel (:func:`blindsr.kernels.as_kernel`).
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such kernel file; run prepare_dataset.py, or use --real")
+        raise FileNotFoundError(f"{path}: no such kernel file; check it (prepare_dataset.py makes a data set's)")
     try:
         if path.suffix.lower() == ".npy":
             content = {"Kernel": np.load(path, allow_pickle=False)}  # unpickling would run what the file says
@@ -289,12 +290,10 @@ def read_kernel(path: Path) -> Tensor:
         raise ValueError(f"{path}: not a {kind} that can be read ({' '.join(str(error).split())})") from error
     if "Kernel" not in content:
         raise ValueError(f"{path}: holds no variable 'Kernel'; save the kernel under that name")
-    kernel = np.asarray(content["Kernel"])
-    if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or kernel.shape[0] % 2 == 0:
-        raise ValueError(f"{path}: 'Kernel' has shape {'×'.join(map(str, kernel.shape))}; need a square of odd side")
-    if kernel.dtype.kind not in "fiu" or not np.isfinite(kernel).all() or kernel.sum() <= 0:
-        raise ValueError(f"{path}: 'Kernel' must hold finite numbers with a positive sum")
-    return torch.from_numpy(kernel.astype(np.float64))[None, None]
+    try:
+        return as_kernel(content["Kernel"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def write_kernel(path: Path, kernel: Tensor) -> None:

@@ -11,11 +11,13 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 __all__ = [
     "SCALE_FACTORS",
+    "as_kernel",
     "centre",
     "centre_of_mass",
     "from_kernelgan",
@@ -41,6 +43,21 @@ def kernel_side(scale_factor: int) -> int:
 def variance_range(scale_factor: int) -> tuple[float, float]:
     """Smallest and largest variance along a principal axis, in HR pixels² (paper, section 4.1)."""
     return 0.175 * scale_factor, min(2.5 * scale_factor, 10.0)
+
+
+def as_kernel(values: Tensor | npt.ArrayLike) -> Tensor:
+    """A kernel that somebody hands in, k×k or 1×1×k×k, as 1×1×k×k float64 on the CPU; its values stay as they are.
+
+    Raises:
+        ValueError: no square of odd side, or no finite numbers with a positive sum.
+    """
+    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    kernel = array[0, 0] if array.shape[:-2] == (1, 1) else array
+    if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or kernel.shape[0] % 2 == 0:
+        raise ValueError(f"a kernel of shape {'×'.join(map(str, array.shape))}; need a square of odd side")
+    if kernel.dtype.kind not in "fiu" or not np.isfinite(kernel).all() or kernel.sum() <= 0:
+        raise ValueError("a kernel must hold finite numbers with a positive sum")
+    return torch.from_numpy(kernel.astype(np.float64))[None, None]
 
 
 def normalize(kernels: Tensor) -> Tensor:

@@ -291,9 +291,11 @@ def test_kernels_of_numpy_files_are_read_and_never_unpickled(tmp_path, evil_pick
     np.testing.assert_array_equal(read_kernel(tmp_path / "kernel.npy")[0, 0], kernel)
     np.save(tmp_path / "even.npy", np.ones((4, 4)))
     np.save(tmp_path / "four.npy", kernel[None, None])
+    np.testing.assert_array_equal(read_kernel(tmp_path / "four.npy")[0, 0], kernel)
+    np.save(tmp_path / "two.npy", np.stack([kernel, kernel])[:, None])
     np.save(tmp_path / "objects.npy", np.array([[{}]]))
     shutil.copy(evil_pickle, tmp_path / "evil.npy")
-    for name in ("even", "four", "objects", "evil"):
+    for name in ("even", "two", "objects", "evil"):
         with pytest.raises(ValueError, match=rf"{name}\.npy"):
             read_kernel(tmp_path / f"{name}.npy")
     assert not (tmp_path / "executed").exists()

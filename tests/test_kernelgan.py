@@ -7,6 +7,7 @@ import torch
 from blindsr.degradation import degrade
 from blindsr.kernels import centre, centre_of_mass, gaussian_kernels, kernel_x4_from_x2, normalize
 from FKP import KernelPredictor, KernelPrior
+from FKP.predictor import Prediction
 from KernelGANFKP.crops import CropSampler, crop_probabilities, gradient_map, half_size
 from KernelGANFKP.estimator import GANSettings, estimate, preset
 from KernelGANFKP.losses import bicubic_loss, boundary_weights, gradient_penalty, kernel_losses, post_process
@@ -144,6 +145,22 @@ def test_the_x4_kernel_follows_from_the_x2_one(lr, prior, model):
     torch.testing.assert_close(x4, normalize(centre(kernel_x4_from_x2(x2), 4)))
     assert x4.shape == (1, 1, 21, 21)
     assert (centre_of_mass(x4) - 8.5).abs().max() < 0.1
+
+
+def test_the_x4_search_starts_at_the_x2_kernel_behind_the_predicted_blur(prior):
+    class Seen(KernelPredictor):
+        def predict(self, lr, scale_factor):
+            variance = torch.tensor([2.5])
+            kernel = gaussian_kernels(variance, variance, torch.zeros(1), 11, scale_factor)
+            return Prediction(kernel, 0.07)
+
+    image = torch.rand(1, 3, 40, 40, generator=torch.Generator().manual_seed(0))
+    settings = dataclasses.replace(SHORT, start="predicted", frozen_iterations=3, kernel_rate=1e-6)
+    for scale_factor, variance in ((2, 2.5), (4, 5 * 0.8 * 2.5)):
+        found = estimate(image, scale_factor, prior=prior, predictor=Seen(), settings=settings)
+        assert found.expected_error == 0.07
+        steps = torch.arange(found.kernel.shape[-1]) - (found.kernel.shape[-1] - scale_factor) / 2
+        assert float((found.kernel[0, 0].sum(0) * steps**2).sum()) == pytest.approx(variance, rel=0.05)
 
 
 def test_small_pictures_get_smaller_crops_and_say_so(lr, prior):
