@@ -5,11 +5,13 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from blindsr.devices import DeviceName, pick_device
 from blindsr.estimation import Estimate, Estimator, OnStep
 from blindsr.kernels import as_kernel, normalize
+from blindsr.pipeline import restore
 
 __all__ = ["super_resolve"]
 
@@ -23,6 +25,7 @@ def super_resolve(
     kernel: Tensor | npt.NDArray[Any] | None = None,
     estimator: Estimator | None = None,
     sigma: float = 0.0,
+    periodic: bool = False,
     seed: int = 0,
     device: DeviceName = "auto",
     on_step: OnStep | None = None,
@@ -34,13 +37,14 @@ def super_resolve(
     ((48, 64, 3), dtype('uint8'))
 
     Args:
-        image: RGB; an array h×w×3 (uint8, uint16, or floating in [0, 1]) or a floating tensor 3×h×w or 1×3×h×w in
-            [0, 1].
+        image: an array h×w or h×w×C (uint8, uint16, or floating in [0, 1]) or a floating tensor C×h×w or 1×C×h×w
+            in [0, 1]; C is 1 (grey), 3 (RGB) or 4 (RGB and alpha, which is resized).
         scale_factor: s, one of 2, 3, 4, 8.
         kernel: k×k or 1×1×k×k where it is known, in the project's convention (:mod:`blindsr.kernels`); nothing is
             estimated then.
         estimator: any function of :class:`blindsr.estimation.Estimator`'s form; without it, DIP-FKP's default preset.
         sigma: noise level of the image, relative to its range; 10/255 suits photographs.
+        periodic: whether the image goes on at the opposite border, as those of prepared data sets do.
         seed: of every random number.
         on_step: called with (iterations done, iterations in all, loss).
 
@@ -57,44 +61,48 @@ def super_resolve(
     if not 0 <= sigma <= 1:
         raise ValueError(f"sigma {sigma}: must lie between 0 and 1; 10 grey levels are 10/255")
     where = pick_device(device)
-    lr = _to_tensor(image).to(where)
+    planes = _to_planes(image).to(where)
+    lr = planes[None, :3].expand(1, 3, -1, -1)  # of grey three equal channels, as estimators and USRNet expect
     if kernel is not None:
         estimate = Estimate(normalize(as_kernel(kernel)).float(), None, losses=[], seconds=0.0, seed=seed)
     else:
         estimator = estimator or pretrained_estimator(scale_factor, where)
         estimate = estimator(lr, scale_factor, seed=seed, on_step=on_step)
     nonblind = pretrained_nonblind(None, where, tile=None)
-    sr = nonblind(lr, estimate.kernel.to(where), scale_factor, sigma)
+    sr = restore(nonblind, lr, estimate.kernel, scale_factor, sigma, periodic)[0]
+    if len(planes) == 1:
+        sr = sr.mean(dim=0, keepdim=True)
+    if len(planes) == 4:
+        sr = torch.cat([sr, F.interpolate(planes[None, 3:], scale_factor=scale_factor, mode="bicubic")[0]])
     return _like(sr.clamp(0, 1), image), estimate
 
 
-def _to_tensor(image: Tensor | npt.NDArray[Any]) -> Tensor:
-    """1×3×h×w float32 in [0, 1]."""
+def _to_planes(image: Tensor | npt.NDArray[Any]) -> Tensor:
+    """C×h×w float32 in [0, 1] with 1, 3 or 4 channels."""
     if not isinstance(image, Tensor | np.ndarray):
         raise ValueError(f"an image of type {type(image).__name__}: pass an array or a tensor")
     if isinstance(image, Tensor):
-        tensor = image if image.is_floating_point() else torch.empty(0)
-        tensor = tensor[None] if tensor.ndim == 3 else tensor
-    elif image.ndim == 3 and (image.dtype in (np.uint8, np.uint16) or image.dtype.kind == "f"):
-        scaled = image / np.iinfo(image.dtype).max if image.dtype.kind == "u" else image
-        tensor = torch.from_numpy(scaled.transpose(2, 0, 1)[None].astype(np.float32))
+        planes = image[0] if image.ndim == 4 and len(image) == 1 else image
+        known = planes.is_floating_point()
     else:
-        tensor = torch.empty(0)
-    if tensor.ndim != 4 or tensor.shape[:2] != (1, 3):
+        scaled = image / np.iinfo(image.dtype).max if image.dtype.kind == "u" else image
+        planes = torch.from_numpy(np.ascontiguousarray(np.atleast_3d(scaled), dtype=np.float32)).movedim(-1, 0)
+        known = image.dtype in (np.uint8, np.uint16) or image.dtype.kind == "f"
+    if not known or planes.ndim != 3 or len(planes) not in (1, 3, 4):
         raise ValueError(
-            f"an image of shape {tuple(image.shape)} and type {image.dtype}: pass an h×w×3 array (uint8, uint16 or "
-            "floating) or a floating tensor, 3×h×w or 1×3×h×w"
+            f"an image of shape {tuple(image.shape)} and type {image.dtype}: pass an array h×w or h×w×C (uint8, "
+            "uint16 or floating) or a floating tensor C×h×w or 1×C×h×w, where C is 1, 3 or 4"
         )
-    if not (tensor.min() >= 0 and tensor.max() <= 1):
+    if not (planes.min() >= 0 and planes.max() <= 1):
         raise ValueError("a floating image must hold values between 0 and 1")
-    return tensor.detach().float()
+    return planes.detach().float()
 
 
 def _like(sr: Tensor, image: Image) -> Image:
-    """``sr``, 1×3×H×W in [0, 1], as the kind of thing that ``image`` is."""
+    """``sr``, C×H×W in [0, 1], as the kind of thing that ``image`` is."""
     if isinstance(image, Tensor):
-        return (sr[0] if image.ndim == 3 else sr).to(image)
-    array = sr[0].permute(1, 2, 0).cpu().numpy()
+        return (sr if image.ndim == 3 else sr[None]).to(image)
+    array = sr.movedim(0, -1).cpu().numpy()
     if image.dtype.kind == "u":
         array = np.rint(array * np.iinfo(image.dtype).max)
-    return array.astype(image.dtype)
+    return array.reshape(*array.shape[:2], *image.shape[2:]).astype(image.dtype)

@@ -2,16 +2,17 @@
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from blindsr.degradation import degrade, modcrop
-from blindsr.images import is_image_name, read_image, write_image, write_kernel
+from blindsr.images import is_image_name, read_image, read_kernel, to_uint8, write_image, write_kernel
 from blindsr.kernels import centre, kernel_side, kernel_x4_from_x2, random_kernels_numpy, variance_range
 from blindsr.paths import DATA
 
@@ -160,6 +161,7 @@ def prepare(
     kernel_noise: float = 0.0,
     image_noise: float = 0.0,
     seed: int = 1,
+    overwrite: bool = False,
 ) -> Iterator[tuple[Path, str | None]]:
     """Make the LR pictures and kernels of a dataset from ``folder/HR``, in the published order of draws.
 
@@ -170,13 +172,16 @@ def prepare(
         kernel_noise: level of the multiplicative noise on the kernel, 0 to 1.
         image_noise: largest σ of the noise on the LR image, in image range; each picture's σ is uniform below it.
         seed: of NumPy's legacy generator (published: 1).
+        overwrite: whether to replace what is there and differs.
 
     Yields:
         The HR picture's path, and None or, in one line, why there is no LR picture of it.
 
     Raises:
         FileNotFoundError: ``folder/HR`` is missing or empty.
-        ValueError: KernelGANFKP at another scale than 2 and 4, or two HR pictures of one name.
+        ValueError: KernelGANFKP at another scale than 2 and 4; two HR pictures of one name; or, unless
+            ``overwrite``, an LR picture or a kernel is there that differs (an HR picture more or less changes the
+            draws of all after it). Nothing after that is made.
     """
     if model == "KernelGANFKP" and scale_factor not in (2, 4):
         raise ValueError(
@@ -201,12 +206,38 @@ def prepare(
             # Drawn even at level 0: the next picture's kernel depends on it.
             lr += rng.normal(0, rng.uniform(0, image_noise), lr.shape)
             pixels = (np.clip(lr, 0, 1) * 255).astype(np.uint8)
-            write_kernel(folder / f"{model}_gt_k_x{scale_factor}" / f"{path.stem}.mat", kernel)
-            write_image(folder / f"{model}_lr_x{scale_factor}" / f"{path.stem}.png", pixels)
+            kernel_path = folder / f"{model}_gt_k_x{scale_factor}" / f"{path.stem}.mat"
+            lr_path = folder / f"{model}_lr_x{scale_factor}" / f"{path.stem}.png"
+            # The arithmetic differs in the last bit from machine to machine, and truncation may make a level of it.
+            if overwrite or not _is_there(kernel_path, lambda file: read_kernel(file).numpy(), kernel.numpy(), 1e-9):
+                write_kernel(kernel_path, kernel)
+            if overwrite or not _is_there(lr_path, lambda file: to_uint8(read_image(file)), pixels, 1):
+                write_image(lr_path, pixels)
             yield path, None
+        except FileExistsError as error:
+            raise ValueError(error) from error
         except (ValueError, OSError) as error:
             message = str(error) if str(path) in str(error) else f"{path}: {error}"
             yield path, f"{message} (its draws are missing: later pictures get other kernels than the published)"
+
+
+def _is_there(path: Path, read: Callable[[Path], npt.NDArray], value: npt.NDArray, tolerance: float) -> bool:
+    """Whether ``path`` exists and holds ``value``.
+
+    Raises:
+        FileExistsError: it holds something else.
+    """
+    if not path.exists():
+        return False
+    try:
+        found = read(path).astype(np.float64)
+    except (ValueError, OSError):
+        found = np.empty(0)
+    if found.shape != value.shape or np.abs(found - value).max() > tolerance:
+        raise FileExistsError(
+            f"{path}: differs from what these options and HR pictures make; replace the set with --overwrite"
+        )
+    return True
 
 
 def draw_test_kernel(rng: np.random.RandomState, model: DataModel, scale_factor: int, noise: float = 0.0) -> Tensor:

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from blindsr.datasets import Item
 from blindsr.degradation import modcrop
-from blindsr.estimation import Estimate, Estimator, NonblindSR, OnStep
+from blindsr.estimation import Estimator, NonblindSR, OnStep
 from blindsr.figures import save_kernel_comparison, save_search
 from blindsr.images import read_image, read_kernel, read_picture, to_uint8, write_kernel, write_like
 from blindsr.metrics import kernel_psnr, psnr_ssim_y
 from blindsr.records import UNFINISHED, Records, hash_inputs
 
-__all__ = ["Result", "process"]
+__all__ = ["Result", "process", "restore"]
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,9 @@ def _make(
             f"{item.hr} ({hr.shape[1]}×{hr.shape[0]}); prepare the dataset again"
         )
     estimate = estimator(lr, scale_factor, seed=seed, on_step=on_step)
-    image = _image(estimate, lr, scale_factor, nonblind, sigma, periodic)
+    image = estimate.image
+    if nonblind is not None:
+        image = restore(nonblind, lr, estimate.kernel, scale_factor, sigma, periodic)
     psnr, ssim = (None, None)
     if hr is not None and image is not None:
         psnr, ssim = psnr_ssim_y(to_uint8(image), hr, scale_factor)
@@ -211,17 +213,11 @@ MIRRORED = 16
 
 
 @torch.no_grad()
-def _image(
-    estimate: Estimate,
-    lr: Tensor,
-    scale_factor: int,
-    nonblind: NonblindSR | None,
-    sigma: float,
-    periodic: bool,
-) -> Tensor | None:
-    if nonblind is None:
-        return estimate.image
-    kernel = estimate.kernel.to(lr.device)
+def restore(
+    nonblind: NonblindSR, lr: Tensor, kernel: Tensor, scale_factor: int, sigma: float, periodic: bool
+) -> Tensor:
+    """What ``nonblind`` makes of one LR image, 1×3×h×w → 1×3×sh×sw; arguments as in :func:`process`."""
+    kernel = kernel.to(lr.device)
     if periodic:
         return nonblind(lr, kernel, scale_factor, sigma)
     rows, cols = (min(MIRRORED, length - 1) for length in lr.shape[-2:])

@@ -27,6 +27,8 @@ class Options:
     """Largest σ of Gaussian noise on the LR pictures (range 0 to 1); each picture's σ is drawn below it."""
     seed: int = 1
     """Seed of all draws; 1 gives the published test sets."""
+    overwrite: bool = False
+    """Replace LR pictures and kernels that are there and differ; without it they are left alone."""
 
 
 def main() -> int:
@@ -41,6 +43,7 @@ def main() -> int:
             kernel_noise=options.noise_ker,
             image_noise=options.noise_im,
             seed=options.seed,
+            overwrite=options.overwrite,
         ),
         unit="picture",
         delay=0.1,

@@ -45,6 +45,31 @@ def test_every_kind_of_image_gives_its_own_kind_back(blurred):
         assert (flat.reshape(expected.shape) - expected).abs().max() <= tolerance
 
 
+def test_grey_stays_grey_and_alpha_is_resized(blurred):
+    lr, kernel = blurred
+    grey = np.rint(100 + 50 * lr[0].mean(0).numpy()).astype(np.uint8)  # far from what clipping changes
+    colours, _ = super_resolve(np.dstack([grey] * 3), 2, kernel=kernel)
+    for image in (grey, grey[:, :, None]):
+        sr, _ = super_resolve(image, 2, kernel=kernel)
+        assert sr.shape == (72, 96, *image.shape[2:])
+        assert sr.dtype == np.uint8
+        assert np.abs(sr.reshape(72, 96) - colours.mean(2)).max() <= 1
+    ramp = torch.linspace(0, 1, 48).expand(1, 36, 48)
+    sr, _ = super_resolve(torch.cat([lr[0], ramp]), 2, kernel=kernel)
+    torch.testing.assert_close(sr[:3], super_resolve(lr[0], 2, kernel=kernel)[0])
+    inside = sr[3, :, 8:-8]
+    torch.testing.assert_close(inside, (torch.arange(8, 88) / 2 - 0.25).expand_as(inside) / 47, atol=2e-3, rtol=0)
+
+
+def test_borders_are_borders_unless_the_image_is_periodic():
+    kernel = torch.zeros(11, 11)
+    kernel[4:6, 4:6] = 0.25
+    image = np.zeros((24, 48, 3), np.uint8)
+    image[:, 24:] = 255
+    across = [np.ptp(super_resolve(image, 2, kernel=kernel, periodic=p)[0][:, :4].astype(int)) for p in (False, True)]
+    assert across[0] < 10 < across[1]
+
+
 def test_without_a_kernel_one_is_estimated(blurred):
     settings = DIPSettings(iterations=4, ssim_iterations=2, frozen_iterations=1, channels=8, non_local=False)
     estimator = pretrained_estimator(2, torch.device("cpu"), settings)
@@ -69,8 +94,9 @@ def test_anybodys_estimator_will_do(blurred):
 @pytest.mark.parametrize(
     "image",
     [
-        np.zeros((8, 8), np.uint8),
-        np.zeros((8, 8, 4), np.uint8),
+        np.zeros(8, np.uint8),
+        np.zeros((8, 8, 2), np.uint8),
+        np.zeros((1, 8, 8, 3), np.uint8),
         np.zeros((8, 8, 3), np.int32),
         np.full((8, 8, 3), 200.0),
         np.full((8, 8, 3), np.nan),

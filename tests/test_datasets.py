@@ -38,7 +38,7 @@ def test_noise_is_drawn_from_the_seed(tmp_path):
     cv2.imwrite(str(tmp_path / "HR" / "a.png"), np.full((64, 64, 3), 128, np.uint8))
 
     def made(**options):
-        list(prepare(tmp_path, "DIPFKP", 2, **options))
+        list(prepare(tmp_path, "DIPFKP", 2, overwrite=True, **options))
         (item,) = find_items(str(tmp_path), "DIPFKP", 2)
         return to_uint8(read_image(item.lr)), read_kernel(item.kernel).numpy()
 
@@ -49,6 +49,28 @@ def test_noise_is_drawn_from_the_seed(tmp_path):
     for a, b in zip(noisy, again, strict=True):
         np.testing.assert_array_equal(a, b)
     assert abs(plain[1] - noisy[1]).max() > 1e-3
+
+
+def test_a_set_is_completed_but_never_replaced_unasked(tmp_path):
+    (tmp_path / "HR").mkdir()
+    for name in ("a", "c"):
+        cv2.imwrite(str(tmp_path / "HR" / f"{name}.png"), np.full((64, 64, 3), 128, np.uint8))
+    list(prepare(tmp_path, "DIPFKP", 2))
+    a, c = find_items(str(tmp_path), "DIPFKP", 2)
+    before = c.kernel.read_bytes()
+    a.lr.unlink()
+    list(prepare(tmp_path, "DIPFKP", 2))
+    assert a.lr.is_file()
+    assert c.kernel.read_bytes() == before
+    for change in ({"seed": 2}, {"image_noise": 0.2}):
+        with pytest.raises(ValueError, match="--overwrite"):
+            list(prepare(tmp_path, "DIPFKP", 2, **change))
+    cv2.imwrite(str(tmp_path / "HR" / "b.png"), np.full((64, 64, 3), 128, np.uint8))  # c's kernel would be another
+    with pytest.raises(ValueError, match=r"c\.mat.*--overwrite"):
+        list(prepare(tmp_path, "DIPFKP", 2))
+    assert c.kernel.read_bytes() == before
+    list(prepare(tmp_path, "DIPFKP", 2, overwrite=True))
+    assert c.kernel.read_bytes() != before
 
 
 def test_one_bad_picture_does_not_stop_the_others(tmp_path):
