@@ -30,7 +30,7 @@ class Options:
     """Scale factor."""
     output_dir: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = DATA / "log_FKP"
     """Where checkpoints and pictures go."""
-    restore_file: Path | None = None
+    restore_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """With --train: an FKP_x<sf>_last.pt to resume from. Else: the weights to use instead of the shipped ones."""
     device: DeviceName = "auto"
     """Where to compute; auto takes CUDA or MPS where there is one."""

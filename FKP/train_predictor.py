@@ -20,11 +20,11 @@ SMALLEST_SIDE = 200
 class Options:
     """What ``python train_predictor.py`` takes."""
 
-    images: Path
+    images: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder of photographs, subfolders included."""
     output_dir: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = RUNS / "predictor"
     """Where kernel_predictor.pth (the averaged weights), best.pth, last.pt and training.png (the log) go."""
-    restore_file: Path | None = None
+    restore_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """A last.pt of the same settings to resume from."""
     device: DeviceName = "auto"
     """Where to compute; auto takes CUDA or MPS where there is one."""

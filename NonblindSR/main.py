@@ -31,7 +31,7 @@ class Options:
     """Train on the photographs in --images."""
     evaluate: bool = False
     """Super-resolve a dataset with its true kernels and print the scores."""
-    images: Path | None = None
+    images: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder of photographs to train on (searched with its subfolders)."""
     kernel: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Super-resolve the pictures of --input-dir with this kernel: .mat (variable Kernel) or .npy, of odd side."""
@@ -42,9 +42,9 @@ class Options:
     output_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = None
     """Where results go; without it, data/log_NonblindSR/<folder>_USRNet_lr_x<sf>, or runs/usrnet when training:
     there usrnet_tiny.pth (the averaged weights), best.pth, last.pt and training.png (the log)."""
-    restore_file: Path | None = None
+    restore_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """A last.pt of the same settings to resume from."""
-    start_file: Path | None = None
+    start_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Weights to start a further stage of training from, with a schedule of its own."""
     dataset: Annotated[str, tyro.conf.arg(aliases=["-d"])] = "Test"
     """Dataset to evaluate on: a name under data/datasets, or a folder."""

@@ -62,7 +62,7 @@ class EstimatorOptions:
     """Also draw each search, the kernel along the way and the losses, into <image>_search.png."""
     seed: int = 0
     """Seed of every random number; on one CPU the same seed gives the same result."""
-    sigma: float | None = None
+    sigma: Annotated[float | None, tyro.conf.arg(metavar="LEVEL")] = None
     """Noise level that USRNet expects, in grey levels of 255; without it 0, or 10 with --real."""
     device: DeviceName = "auto"
     """Where to compute; auto takes CUDA or MPS where there is one."""
@@ -174,10 +174,10 @@ def run_estimator(
     """
     if options.input_dir:
         items = input_items(options.input_dir)
-        source = options.input_dir[0].resolve()
-        # Several pictures go by their folder's name.
-        source = source if source.is_dir() or len(items) == 1 else items[0].lr.resolve().parent
-        name = source.name if source.is_dir() else items[0].lr.stem
+        # Several pictures go by the names of their folders.
+        folders = dict.fromkeys(item.lr.resolve().parent.name for item in items)
+        alone = len(items) == 1 and not options.input_dir[0].is_dir()
+        name = items[0].name if alone else "+".join(folders)[:100]
     else:
         items = find_items(options.dataset, data_model, options.sf)
         name = Path(options.dataset).resolve().name if "/" in options.dataset else options.dataset
@@ -191,6 +191,13 @@ def run_estimator(
     _require_distinct_names(items)
     if not 0 <= options.seed < 2**63:
         raise ValueError(f"--seed {options.seed}: must lie between 0 and 2^63 − 1")
+    if not 0 <= options.noise_level() <= 1:
+        raise ValueError(f"--sigma {options.sigma}: must lie between 0 and 255 grey levels")
+    device = pick_device(options.device)
+    settings, circumstances = _describe(options, data_model, model, device)
+    records = Records(folder, settings, circumstances, resume=options.resume, overwrite=options.overwrite)
+    for item in items:
+        records.require_replaceable(item)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -199,13 +206,6 @@ def run_estimator(
         ) from error
     if not os.access(folder, os.W_OK):
         raise ValueError(f"--output-dir {folder}: cannot be written to; choose another folder")
-    if not 0 <= options.noise_level() <= 1:
-        raise ValueError(f"--sigma {options.sigma}: must lie between 0 and 255 grey levels")
-    device = pick_device(options.device)
-    settings, circumstances = _describe(options, data_model, model, device)
-    records = Records(folder, settings, circumstances, resume=options.resume, overwrite=options.overwrite)
-    for item in items:
-        records.require_replaceable(item)
 
     results: list[Result] = []
     bar_format = "{desc} {percentage:3.0f}%|{bar}| {n}/{total} [{elapsed}<{remaining}{postfix}]"
@@ -280,6 +280,7 @@ def _describe(
         ours = "unknown"
     circumstances = {
         **{key: given[key] for key in CIRCUMSTANCES},
+        "dataset": None if options.input_dir else options.dataset,
         "input_dir": [str(path) for path in options.input_dir],
         "device": device.type,
         "files": {key: path.name for key, path in files.items()},

@@ -194,6 +194,7 @@ def test_bad_options_and_files_are_one_line(tmp_path, own, evil_pickle):
     refused(command("DIPFKP", "--SR", "--sf", 8, *out), "DIPFKP_lr_x8", "--sf 8")
     refused(command("DIPFKP", "--SR", "-i", own / "absent.png", *out), own / "absent.png")
     refused(command("DIPFKP", "--SR", "-i", own, "-o", own), own)
+    refused(command("DIPFKP", "--SR", "--sigma", 999, *out), "--sigma 999")
     refused(command("DIPFKP", "--path-KP", tmp_path / "absent.pt", *out), "absent.pt")
     refused(command("DIPFKP", "--sf", 3, "--path-KP", pretrained_path("FKP_x2.pt"), *out), "FKP_x2.pt", "15×15")
     refused(command("DIPFKP", "--path-KP", evil_pickle, *out), "evil.pt", "plain tensors")
