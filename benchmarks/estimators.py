@@ -1,18 +1,15 @@
 """All kernel estimators on the same pictures: kernel PSNR, PSNR/SSIM with --SR, seconds, peak memory, as Markdown.
 
-Photographs that come with scikit-image (their middle 512×512 pixels), blurred by KernelGAN-FKP's test kernels. Each
-run has a process of its own, so that its peak memory is its own, and is appended to a log: broken off, the same
-command goes on; the table is made of what the log holds. ± is the spread over seeds (standard deviation) of the mean
-over pictures.
+Photographs that come with scikit-image (their middle 512×512 pixels), blurred by KernelGAN-FKP's test kernels. Broken
+off, the same command goes on from its log; the table is made of what that holds. ± is the spread over seeds (standard
+deviation) of the mean over pictures.
 
 python benchmarks/estimators.py --log runs/estimators.jsonl
 """
 
-import json
-import multiprocessing
 import resource
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +24,12 @@ import KernelGANFKP.estimator
 from blindsr.cli import parse, run
 from blindsr.datasets import draw_test_kernel
 from blindsr.degradation import centre_crop, degrade, modcrop, quantize
-from blindsr.devices import keep_freed_memory, pick_device
+from blindsr.devices import pick_device
 from blindsr.estimation import Estimator
 from blindsr.metrics import kernel_psnr
 from blindsr.paths import RUNS
 from KernelGANFKP.estimator import KernelModel, preset
+from logbook import measured
 from NonblindSR.evaluation import score
 from NonblindSR.usrnet import USRNet
 
@@ -96,9 +94,7 @@ def measure(method: str, scale_factor: int, seed: int, name: str, nonblind: Path
     gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     net = USRNet.from_pretrained(nonblind).to(device)
     psnr, ssim = score(net, lr, found.kernel, hr, scale_factor)
-    margin = (
-        kernel.shape[-1] - found.kernel.shape[-1]
-    ) // 2  # at x4 DIP-FKP's window is smaller by a pixel all round
+    margin = (kernel.shape[-1] - found.kernel.shape[-1]) // 2  # at x4 DIP-FKP's window lacks a pixel all round
     return {
         "kernel_psnr": kernel_psnr(F.pad(found.kernel, (margin,) * 4), kernel),
         "psnr": psnr,
@@ -136,33 +132,21 @@ def table(runs: dict[tuple[Any, ...], dict[str, Any]], options: Options) -> str:
             cells.append(f"{np.mean([entry['true_psnr'] - entry['psnr'] for entry in entries]):.2f}")
             cells.append(f"{np.median([entry['seconds'] for entry in entries]):.0f}")
             cells.append(f"{max(entry['gigabytes'] for entry in entries):.2f}")
-            cells.append(f"{len({entry['name'] for entry in entries})} × {len(by_seed)}")
+            cells.append(f"{max(map(len, by_seed))} × {len(by_seed)}")
             lines.append(f"| x{scale_factor} | {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def main() -> int:
     options = parse(Options, __doc__ or "")
-    runs = {}
-    if options.log.exists():
-        for line in options.log.read_text().splitlines():
-            entry = json.loads(line)
-            runs[entry["method"], entry["scale"], entry["seed"], entry["name"]] = entry
-    options.log.parent.mkdir(parents=True, exist_ok=True)
-    context = multiprocessing.get_context("spawn")
-    for seed in options.seeds:
-        for method in reversed(options.methods):
-            for scale_factor in options.scales:
-                for name in options.pictures:
-                    key = (method, scale_factor, seed, name)
-                    if key in runs:
-                        continue
-                    with ProcessPoolExecutor(1, mp_context=context, initializer=keep_freed_memory) as pool:
-                        values = pool.submit(measure, *key, options.path_nonblind).result()
-                    runs[key] = {"method": method, "scale": scale_factor, "seed": seed, "name": name, **values}
-                    with options.log.open("a") as log:
-                        log.write(json.dumps(runs[key]) + "\n")
-    print(table(runs, options))
+    keys = [
+        (method, scale_factor, seed, name)
+        for seed in options.seeds
+        for method in reversed(options.methods)
+        for scale_factor in options.scales
+        for name in options.pictures
+    ]
+    print(table(measured(options.log, keys, partial(measure, nonblind=options.path_nonblind)), options))
     return 0
 
 

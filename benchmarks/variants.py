@@ -1,0 +1,142 @@
+"""What DIP-FKP's default preset is made of: variants of it on held-out photographs, accuracy against seconds.
+
+The middle 320×320 pixels of photographs that the predictor was not trained on, each blurred by a kernel of its own;
+for each variant the kernel PSNR, what the super-resolved image loses to the true kernel's, and the seconds. Broken
+off, the same command goes on from its log; table and figure are made of what that holds.
+
+python benchmarks/variants.py --images photographs/ --log runs/variants.jsonl --figure docs/variants.png
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import tyro
+from matplotlib.figure import Figure
+
+from blindsr.cli import parse, run
+from blindsr.degradation import centre_crop, degrade, modcrop, quantize
+from blindsr.devices import pick_device
+from blindsr.kernels import random_kernels
+from blindsr.metrics import kernel_psnr
+from blindsr.paths import RUNS
+from blindsr.training import hold_out, read_photographs
+from DIPFKP.estimator import PRESETS, pretrained_estimator
+from FKP import KernelPredictor
+from logbook import measured
+from NonblindSR.evaluation import score
+from NonblindSR.usrnet import USRNet
+
+SIDE = 320
+COLUMNS = ("kernel_psnr", "psnr", "below", "seconds")
+DEFAULT = PRESETS["default"]
+VARIANTS = {
+    "default preset": DEFAULT,
+    "prediction alone": None,
+    "fixed start, no pull": replace(DEFAULT, start="fixed", pull=0.0),
+    "no pull": replace(DEFAULT, pull=0.0),
+    "no pull, a quarter of the rate": replace(DEFAULT, pull=0.0, kernel_rate=5e-3),
+    "pull 1": replace(DEFAULT, pull=1.0),
+    "pull 50": replace(DEFAULT, pull=50.0),
+    "75 iterations": replace(DEFAULT, iterations=75, ssim_iterations=25, frozen_iterations=25),
+    "400 iterations": replace(DEFAULT, iterations=400),
+    "64 channels": replace(DEFAULT, channels=64),
+    "16 channels": replace(DEFAULT, channels=16),
+    "crop of 128": replace(DEFAULT, crop=128),
+    "crop of 320": replace(DEFAULT, crop=320),
+    "paper": PRESETS["paper"],
+}
+"""Settings by name; None is the predictor's kernel without any search."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``python benchmarks/variants.py`` takes."""
+
+    images: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """The photographs that the predictor was trained on; those it holds out (the last by name) are taken."""
+    log: Path = RUNS / "variants.jsonl"
+    """Where measurements are written to, and read from where they are there already."""
+    figure: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Picture to draw."""
+    variants: tuple[str, ...] = tuple(VARIANTS)
+    """Which variants."""
+    scales: tuple[int, ...] = (2, 3, 4)
+    """Scale factors."""
+    photographs: int = 6
+    """How many, evenly out of those held out."""
+    held_out: int = 40
+    """As in the predictor's training."""
+    seed: int = 0
+    """Of the search; the kernels are always the same."""
+    path_nonblind: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Weights of USRNet other than the shipped ones; use another log with them."""
+
+
+def measure(scale_factor: int, variant: str, index: int, seed: int, options: Options) -> dict[str, Any]:
+    """One run, in this process."""
+    _, held_out = hold_out(read_photographs(options.images, SIDE), options.held_out)
+    photograph = held_out[int(index * len(held_out) / options.photographs)]
+    hr = modcrop(centre_crop(photograph, SIDE)[None].float() / 255, scale_factor)
+    kernel = random_kernels(1, scale_factor, torch.Generator().manual_seed(1000 + index))
+    lr = quantize(degrade(hr, kernel, scale_factor))
+    device = pick_device()
+    settings = VARIANTS[variant]
+    if settings is None:
+        found, seconds = KernelPredictor.from_pretrained().predict(lr, scale_factor).kernel, 0.0
+    else:
+        estimate = pretrained_estimator(scale_factor, device, settings)(lr.to(device), scale_factor, seed=seed)
+        found, seconds = estimate.kernel, estimate.seconds
+    net = USRNet.from_pretrained(options.path_nonblind).to(device)
+    true_psnr, psnr = (score(net, lr, k, hr, scale_factor)[0] for k in (kernel, found))
+    values = (kernel_psnr(found, kernel), psnr, true_psnr - psnr, seconds)
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def draw(rows: dict[tuple[int, str], tuple[float, ...]], path: Path) -> None:
+    """Loss to the true kernel's image against seconds, a panel for each scale factor."""
+    scales = list(dict.fromkeys(scale_factor for scale_factor, _ in rows))
+    figure = Figure(figsize=(5 * len(scales), 4), layout="constrained")
+    axes = dict(zip(scales, figure.subplots(1, len(scales), squeeze=False)[0], strict=True))
+    for (scale_factor, variant), (_, _, below, _, seconds) in rows.items():
+        place = (max(seconds, 0.1), below)
+        axes[scale_factor].scatter(*place, color="C3" if VARIANTS[variant] in PRESETS.values() else "C0", s=18)
+        axes[scale_factor].annotate(variant, place, fontsize=7, xytext=(3, 3), textcoords="offset points")
+    for scale_factor, axis in axes.items():
+        axis.set_xscale("log")
+        axis.set_title(f"x{scale_factor}")
+        axis.set_xlabel("seconds per image")
+        axis.set_ylabel("below the true kernel's image (dB)")
+        axis.margins(x=0.25)
+        axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=100)
+
+
+def main() -> int:
+    options = parse(Options, __doc__ or "")
+    unknown = [variant for variant in options.variants if variant not in VARIANTS]
+    if unknown:
+        raise ValueError(f"--variants '{unknown[0]}': take some of {', '.join(VARIANTS)}")
+    cells = [(scale_factor, variant) for scale_factor in options.scales for variant in options.variants]
+    keys = {cell: [(*cell, index, options.seed) for index in range(options.photographs)] for cell in cells}
+    runs = measured(options.log, chain(*keys.values()), partial(measure, options=options))
+    print("| | variant | kernel PSNR | PSNR | below true kernel | worst | s/image |")
+    print("|---|---|---|---|---|---|---|")
+    rows: dict[tuple[int, str], tuple[float, ...]] = {}
+    for cell in cells:
+        values = np.array([[runs[key][name] for name in COLUMNS] for key in keys[cell]])
+        kernel, psnr, below, _ = values.mean(axis=0)
+        rows[cell] = (kernel, psnr, below, values[:, 2].max(), np.median(values[:, 3]))
+        figures = " | ".join(f"{value:.{digits}f}" for value, digits in zip(rows[cell], (2, 2, 2, 2, 1), strict=True))
+        print(f"| x{cell[0]} | {cell[1]} | {figures} |")
+    if options.figure is not None:
+        draw(rows, options.figure)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
