@@ -138,6 +138,7 @@ def train_predictor(
     folder: Path,
     device: torch.device,
     resume: Path | None = None,
+    start: Path | None = None,
     on_step: Callable[[int, float], None] | None = None,
     on_validation: OnValidation | None = None,
 ) -> KernelPredictor:
@@ -146,6 +147,7 @@ def train_predictor(
     Args:
         images: pictures, C×H×W uint8; the last ``held_out`` are for validation alone.
         resume, on_step: see :func:`blindsr.training.fit`.
+        start: weights to start from, for a further stage of training.
         on_validation: called with the log entry of each validation; its scores are minus the mean error of the
             log-covariance on held-out crops.
 
@@ -156,8 +158,11 @@ def train_predictor(
         ValueError: there are too few pictures, or ``resume`` was made with other settings.
     """
     training, validation = hold_out(images, settings.held_out)
-    net = KernelPredictor()
-    draw_parameters(net, torch.Generator().manual_seed(settings.seed))
+    if start is None:
+        net = KernelPredictor()
+        draw_parameters(net, torch.Generator().manual_seed(settings.seed))
+    else:
+        net = KernelPredictor.from_pretrained(start).train().requires_grad_()
     net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = KernelPredictor().to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     average.load_state_dict(net.state_dict())

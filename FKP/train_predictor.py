@@ -26,6 +26,8 @@ class Options:
     """Where kernel_predictor.pth (the averaged weights), best.pth, last.pt and training.png (the log) go."""
     restore_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """A last.pt of the same settings to resume from."""
+    start_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Weights to begin a further stage of training from."""
     device: DeviceName = "auto"
     """Where to compute; auto takes CUDA or MPS where there is one."""
     training: PredictorSettings = field(default_factory=PredictorSettings)
@@ -44,7 +46,16 @@ def main() -> int:
         ),
     ):
         report(f"{len(images)} pictures from {options.images}")
-        train_predictor(images, settings, options.output_dir, device, options.restore_file, on_step, on_validation)
+        train_predictor(
+            images,
+            settings,
+            options.output_dir,
+            device,
+            options.restore_file,
+            options.start_file,
+            on_step,
+            on_validation,
+        )
         report(f"weights: {options.output_dir / 'kernel_predictor.pth'}")
     return 0
 

@@ -79,7 +79,7 @@ def save_training_log(path: Path, log: list[dict[str, Any]], score: str) -> None
     steps = [entry["step"] for entry in log]
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.semilogy(steps, [entry["loss"] for entry in log])
+    left.plot(steps, [entry["loss"] for entry in log])
     left.set_ylabel("training loss")
     for scale_factor in log[0]["scores"]:
         scores = np.array([entry["scores"][scale_factor] for entry in log])

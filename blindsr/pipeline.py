@@ -41,6 +41,8 @@ class Result:
     """Error to expect of the kernel's covariance, relative to it, where the estimator knows."""
     converged: bool | None = None
     """Whether the kernel had come to rest, where the estimator checks that."""
+    moved: float | None = None
+    """How far the search took the kernel from its start, relative to that."""
     notes: tuple[str, ...] = ()
     """What the estimator has to say of its estimate, a line each."""
     error: str | None = None
@@ -155,11 +157,12 @@ def _make(
         seconds=estimate.seconds,
         expected_error=estimate.expected_error,
         converged=estimate.converged,
+        moved=estimate.moved,
         notes=estimate.notes,
     )
 
 
-_NUMBERS = ("psnr", "ssim", "kernel_psnr", "seconds", "expected_error")
+_NUMBERS = ("psnr", "ssim", "kernel_psnr", "seconds", "expected_error", "moved")
 
 
 def _fields(result: Result) -> dict[str, Any]:

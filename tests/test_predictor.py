@@ -195,6 +195,15 @@ def test_a_resumed_training_is_exactly_the_unbroken_one(tmp_path, photos, resume
     KernelPredictor.from_pretrained(tmp_path / "part" / "kernel_predictor.pth")
 
 
+def test_a_further_stage_starts_from_the_weights_given(tmp_path, photos):
+    weights = pretrained_path("kernel_predictor.pth")
+    gentle = replace(SHORT, steps=1, learning_rate=1e-9, muon_rate=1e-9)
+    trained = train_predictor(photos, gentle, tmp_path, torch.device("cpu"), start=weights)
+    shipped = KernelPredictor.from_pretrained(weights)
+    for a, b in zip(shipped.parameters(), trained.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+
+
 def test_training_lowers_the_error(tmp_path, photos):
     settings = {"crops": (24,), "pixels": 4608, "scales": (2,), "held_out": 1, "warmup": 5, "noisy": 0.0}
     scores = []
