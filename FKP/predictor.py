@@ -154,9 +154,21 @@ class KernelPredictor(nn.Module):
             out = self.head(torch.cat([pooled.flatten(1), evidence, scale.expand(len(luma), -1)], dim=1))
         return out[:, :3], out[:, 3].clamp(-5, 3)
 
+    def _in_all_orientations(self, tile: Tensor, scale_factor: int) -> tuple[Tensor, Tensor]:
+        """Mean output for a window, 1×1×h×w, turned and mirrored: what the network says depends a little on that."""
+        mirrored = torch.cat([tile, tile.flip(2), tile.flip(3), tile.flip(2, 3)])
+        signs = mirrored.new_tensor([1, -1, -1, 1])
+        upright, upright_errors = self(mirrored, scale_factor)
+        turned, turned_errors = self(mirrored.transpose(2, 3), scale_factor)
+        entries = torch.cat([upright, turned[:, [1, 0, 2]]])
+        entries[:, 2] *= signs.repeat(2)
+        return entries.mean(dim=0, keepdim=True), torch.cat([upright_errors, turned_errors]).mean(dim=0, keepdim=True)
+
     @torch.no_grad()
     def predict(self, lr: Tensor, scale_factor: int) -> Prediction:
         """Predict the kernel of an image from windows of it, each weighted by its expected precision.
+
+        Turned and mirrored images give the same kernel, turned and mirrored.
 
         Args:
             lr: 1×3×h×w float32 in [0, 1].
@@ -166,7 +178,7 @@ class KernelPredictor(nn.Module):
         height, width = luma.shape[-2:]
         luma = F.pad(luma, (0, max(0, SMALLEST - width), 0, max(0, SMALLEST - height)), mode="replicate")
         tiles = _textured_tiles(luma)
-        outputs = [self(tile, scale_factor) for tile in tiles.split(1)]
+        outputs = [self._in_all_orientations(tile, scale_factor) for tile in tiles.split(1)]
         entries = torch.cat([entry for entry, _ in outputs])
         log_errors = torch.cat([log_error for _, log_error in outputs])
         weights = torch.softmax(-2 * log_errors, dim=0)

@@ -73,6 +73,22 @@ def test_a_prediction_turns_with_the_image(predictor, photograph):
         assert (along_x > 2 * along_y) if theta == 0 else (along_y > 2 * along_x)
 
 
+def test_mirrored_images_have_mirrored_kernels(predictor, photograph):
+    def covariance(lr):
+        kernel = predictor.predict(lr, 2).kernel[0, 0].double()
+        x = torch.arange(kernel.shape[-1]) - (kernel.shape[-1] - 2) / 2
+        y = x[:, None]
+        return torch.stack([(kernel * product).sum() for product in (x * x, y * y, x * y)])
+
+    kernel = gaussian_kernels(torch.tensor([4.0]), torch.tensor([1.0]), torch.tensor([0.5]), kernel_side(2), 2)
+    lr = quantize(degrade(photograph, kernel, 2))[..., :60, :80]
+    xx, yy, xy = covariance(lr)
+    # Within what the kernel's window cuts off on one side only.
+    assert xy.abs() > 0.3
+    torch.testing.assert_close(covariance(lr.flip(3)), torch.stack([xx, yy, -xy]), atol=0.03, rtol=0)
+    torch.testing.assert_close(covariance(lr.transpose(2, 3)), torch.stack([yy, xx, xy]), atol=0.03, rtol=0)
+
+
 @pytest.mark.parametrize("size", [(4, 5), (6, 300), (97, 96)])
 def test_any_size_will_do(predictor, size):
     lr = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
