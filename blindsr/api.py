@@ -10,7 +10,7 @@ from torch import Tensor
 
 from blindsr.devices import DeviceName, pick_device
 from blindsr.estimation import Estimate, Estimator, OnStep
-from blindsr.kernels import as_kernel, normalize
+from blindsr.kernels import SCALE_FACTORS, as_kernel, normalize
 from blindsr.pipeline import restore
 
 __all__ = ["super_resolve"]
@@ -38,7 +38,7 @@ def super_resolve(
 
     Args:
         image: an array h×w or h×w×C (uint8, uint16, or floating in [0, 1]) or a floating tensor C×h×w or 1×C×h×w
-            in [0, 1]; C is 1 (grey), 3 (RGB) or 4 (RGB and alpha, which is resized).
+            in [0, 1]; C is 1 (grey) or 3 (RGB), one more with alpha, which is resized.
         scale_factor: s, one of 2, 3, 4, 8.
         kernel: k×k or 1×1×k×k where it is known, in the project's convention (:mod:`blindsr.kernels`); nothing is
             estimated then.
@@ -58,11 +58,16 @@ def super_resolve(
     from DIPFKP.estimator import pretrained_estimator
     from NonblindSR.tiling import pretrained_nonblind
 
+    if scale_factor not in SCALE_FACTORS:
+        raise ValueError(f"scale factor {scale_factor!r}: must be one of {', '.join(map(str, SCALE_FACTORS))}")
+    scale_factor = int(scale_factor)
     if not 0 <= sigma <= 1:
         raise ValueError(f"sigma {sigma}: must lie between 0 and 1; 10 grey levels are 10/255")
     where = pick_device(device)
     planes = _to_planes(image).to(where)
-    lr = planes[None, :3].expand(1, 3, -1, -1)  # of grey three equal channels, as estimators and USRNet expect
+    grey, has_alpha = len(planes) < 3, len(planes) % 2 == 0
+    # Of grey three equal channels, as estimators and USRNet expect.
+    lr = planes[None, : 1 if grey else 3].expand(1, 3, -1, -1)
     if kernel is not None:
         estimate = Estimate(normalize(as_kernel(kernel)).float(), None, losses=[], seconds=0.0, seed=seed)
     else:
@@ -70,15 +75,15 @@ def super_resolve(
         estimate = estimator(lr, scale_factor, seed=seed, on_step=on_step)
     nonblind = pretrained_nonblind(None, where, tile=None)
     sr = restore(nonblind, lr, estimate.kernel, scale_factor, sigma, periodic)[0]
-    if len(planes) == 1:
+    if grey:
         sr = sr.mean(dim=0, keepdim=True)
-    if len(planes) == 4:
-        sr = torch.cat([sr, F.interpolate(planes[None, 3:], scale_factor=scale_factor, mode="bicubic")[0]])
+    if has_alpha:
+        sr = torch.cat([sr, F.interpolate(planes[None, -1:], scale_factor=scale_factor, mode="bicubic")[0]])
     return _like(sr.clamp(0, 1), image), estimate
 
 
 def _to_planes(image: Tensor | npt.NDArray[Any]) -> Tensor:
-    """C×h×w float32 in [0, 1] with 1, 3 or 4 channels."""
+    """C×h×w float32 in [0, 1] with 1 to 4 channels."""
     if not isinstance(image, Tensor | np.ndarray):
         raise ValueError(f"an image of type {type(image).__name__}: pass an array or a tensor")
     if isinstance(image, Tensor):
@@ -88,10 +93,10 @@ def _to_planes(image: Tensor | npt.NDArray[Any]) -> Tensor:
         scaled = image / np.iinfo(image.dtype).max if image.dtype.kind == "u" else image
         planes = torch.from_numpy(np.ascontiguousarray(np.atleast_3d(scaled), dtype=np.float32)).movedim(-1, 0)
         known = image.dtype in (np.uint8, np.uint16) or image.dtype.kind == "f"
-    if not known or planes.ndim != 3 or len(planes) not in (1, 3, 4):
+    if not known or planes.ndim != 3 or len(planes) not in (1, 2, 3, 4) or planes.numel() == 0:
         raise ValueError(
             f"an image of shape {tuple(image.shape)} and type {image.dtype}: pass an array h×w or h×w×C (uint8, "
-            "uint16 or floating) or a floating tensor C×h×w or 1×C×h×w, where C is 1, 3 or 4"
+            "uint16 or floating) or a floating tensor C×h×w or 1×C×h×w, where C is 1 to 4"
         )
     if not (planes.min() >= 0 and planes.max() <= 1):
         raise ValueError("a floating image must hold values between 0 and 1")

@@ -146,9 +146,15 @@ def input_items(paths: Sequence[Path]) -> list[Item]:
     choices = [stems, suffixed]
     choices += [[f"{folder}_{name}" for folder, name in zip(folders, names, strict=True)] for names in choices]
     counts = [Counter(names) for names in choices]
+    # The pictures that results of the others are called, and that lie beside those of an earlier run.
+    reserved = {f"{stem}{ending}" for stem in stems for ending in ("_kernel", "_search")}
     items = []
     for i, picture in enumerate(pictures):
-        unique = [names[i] for names, count in zip(choices, counts, strict=True) if count[names[i]] == 1]
+        unique = [
+            names[i]
+            for names, count in zip(choices, counts, strict=True)
+            if count[names[i]] == 1 and names[i] not in reserved
+        ]
         items.append(Item(name=_plain_name((unique or choices[-1][i : i + 1])[0]), lr=picture))
     return items
 
@@ -181,7 +187,7 @@ def prepare(
         FileNotFoundError: ``folder/HR`` is missing or empty.
         ValueError: KernelGANFKP at another scale than 2 and 4; two HR pictures of one name; or, unless
             ``overwrite``, an LR picture or a kernel is there that differs (an HR picture more or less changes the
-            draws of all after it). Nothing after that is made.
+            draws of all after it).
     """
     if model == "KernelGANFKP" and scale_factor not in (2, 4):
         raise ValueError(
@@ -193,51 +199,66 @@ def prepare(
         raise ValueError(f"--noise-im {image_noise}: must lie between 0 and 1, the range of the image")
     if not 0 <= seed < 2**32:
         raise ValueError(f"--seed {seed}: must lie between 0 and 2^32 − 1")
-    rng = np.random.RandomState(seed)
     paths = picture_paths(folder / "HR")
     twice = [stem for stem, count in Counter(path.stem for path in paths).items() if count > 1]
     if twice:
         raise ValueError(f"{folder / 'HR'}: several pictures are called '{twice[0]}'; rename all but one")
-    for path in paths:
+
+    def examples() -> Iterator[tuple[Path, tuple[npt.NDArray[np.uint8], Tensor] | str]]:
+        """Of each HR picture the LR pixels and the kernel, or why there are none."""
+        rng = np.random.RandomState(seed)
+        for path in paths:
+            try:
+                kernel = draw_test_kernel(rng, model, scale_factor, kernel_noise)
+                hr = modcrop(read_image(path), scale_factor)
+                lr = degrade(hr, kernel.float(), scale_factor)[0].permute(1, 2, 0).numpy()
+                # Drawn even at level 0: the next picture's kernel depends on it.
+                lr += rng.normal(0, rng.uniform(0, image_noise), lr.shape)
+                yield path, ((np.clip(lr, 0, 1) * 255).astype(np.uint8), kernel)
+            except (ValueError, OSError) as error:
+                message = str(error) if str(path) in str(error) else f"{path}: {error}"
+                yield path, f"{message} (its draws are missing: later pictures get other kernels than the published)"
+
+    kernels, lrs = (folder / f"{model}_{what}_x{scale_factor}" for what in ("gt_k", "lr"))
+    if not overwrite and (kernels.exists() or lrs.exists()):  # all is compared before anything is written
+        for path, example in examples():
+            if not isinstance(example, str):
+                pixels, kernel = example
+                # The arithmetic differs in the last bit between machines; truncation can make a level of it.
+                _require_alike(lrs / f"{path.stem}.png", lambda file: to_uint8(read_image(file)), pixels, 1)
+                _require_alike(kernels / f"{path.stem}.mat", lambda file: read_kernel(file).numpy(), kernel, 1e-9)
+    for path, example in examples():
+        if isinstance(example, str):
+            yield path, example
+            continue
+        pixels, kernel = example
+        kernel_path, lr_path = kernels / f"{path.stem}.mat", lrs / f"{path.stem}.png"
         try:
-            kernel = draw_test_kernel(rng, model, scale_factor, kernel_noise)
-            hr = modcrop(read_image(path), scale_factor)
-            lr = degrade(hr, kernel.float(), scale_factor)[0].permute(1, 2, 0).numpy()
-            # Drawn even at level 0: the next picture's kernel depends on it.
-            lr += rng.normal(0, rng.uniform(0, image_noise), lr.shape)
-            pixels = (np.clip(lr, 0, 1) * 255).astype(np.uint8)
-            kernel_path = folder / f"{model}_gt_k_x{scale_factor}" / f"{path.stem}.mat"
-            lr_path = folder / f"{model}_lr_x{scale_factor}" / f"{path.stem}.png"
-            # The arithmetic differs in the last bit from machine to machine, and truncation may make a level of it.
-            if overwrite or not _is_there(kernel_path, lambda file: read_kernel(file).numpy(), kernel.numpy(), 1e-9):
+            if overwrite or not kernel_path.exists():
                 write_kernel(kernel_path, kernel)
-            if overwrite or not _is_there(lr_path, lambda file: to_uint8(read_image(file)), pixels, 1):
+            if overwrite or not lr_path.exists():
                 write_image(lr_path, pixels)
             yield path, None
-        except FileExistsError as error:
-            raise ValueError(error) from error
-        except (ValueError, OSError) as error:
-            message = str(error) if str(path) in str(error) else f"{path}: {error}"
-            yield path, f"{message} (its draws are missing: later pictures get other kernels than the published)"
+        except OSError as error:
+            yield path, f"{path}: {error}"
 
 
-def _is_there(path: Path, read: Callable[[Path], npt.NDArray], value: npt.NDArray, tolerance: float) -> bool:
-    """Whether ``path`` exists and holds ``value``.
-
-    Raises:
-        FileExistsError: it holds something else.
-    """
+def _require_alike(
+    path: Path, read: Callable[[Path], npt.NDArray], value: npt.NDArray | Tensor, tolerance: float
+) -> None:
+    """Raise ValueError where ``path`` exists and holds something else than ``value``."""
     if not path.exists():
-        return False
+        return
+    expected = np.asarray(value, dtype=np.float64)
     try:
         found = read(path).astype(np.float64)
     except (ValueError, OSError):
         found = np.empty(0)
-    if found.shape != value.shape or np.abs(found - value).max() > tolerance:
-        raise FileExistsError(
-            f"{path}: differs from what these options and HR pictures make; replace the set with --overwrite"
+    if found.shape != expected.shape or np.abs(found - expected).max() > tolerance:
+        raise ValueError(
+            f"{path}: differs from what these options and HR pictures make (a picture more or less changes the draws "
+            "of all after it); nothing was written; replace the set with --overwrite"
         )
-    return True
 
 
 def draw_test_kernel(rng: np.random.RandomState, model: DataModel, scale_factor: int, noise: float = 0.0) -> Tensor:

@@ -88,7 +88,7 @@ def _opened(path: Path, data: bytes) -> Iterator[Image.Image]:
                 raise ValueError(f"{image.width}×{image.height} pixels are more than {MAX_PIXELS}; use a smaller one")
             yield image
     except UnidentifiedImageError as error:
-        raise ValueError(f"{path}: not a picture that can be read; save it as PNG, JPEG or TIFF") from error
+        raise ValueError(f"{path}: not a picture that can be read; save it as PNG or JPEG, 8 or 16 bits") from error
     except MemoryError:
         raise
     except ValueError as error:
@@ -287,7 +287,10 @@ def read_kernel(path: Path) -> Tensor:
             content = scipy.io.loadmat(str(path), variable_names=["Kernel"])
     except Exception as error:  # the parsers raise whatever they stumble on
         kind = "NumPy array" if path.suffix.lower() == ".npy" else "MATLAB file"
-        raise ValueError(f"{path}: not a {kind} that can be read ({' '.join(str(error).split())})") from error
+        reason = " ".join(str(error).split())
+        if "allow_pickle" in reason:  # NumPy's advice to load it all the same is not ours
+            reason = "it holds Python objects, which could run code"
+        raise ValueError(f"{path}: not a {kind} that can be read ({reason})") from error
     if "Kernel" not in content:
         raise ValueError(f"{path}: holds no variable 'Kernel'; save the kernel under that name")
     try:

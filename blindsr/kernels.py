@@ -54,9 +54,9 @@ def as_kernel(values: Tensor | npt.ArrayLike) -> Tensor:
     array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     kernel = array[0, 0] if array.shape[:-2] == (1, 1) else array
     if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or kernel.shape[0] % 2 == 0:
-        raise ValueError(f"a kernel of shape {'×'.join(map(str, array.shape))}; need a square of odd side")
+        raise ValueError(f"a kernel of shape ({'×'.join(map(str, array.shape))}); need a square of odd side")
     if kernel.dtype.kind not in "fiu" or not np.isfinite(kernel).all() or kernel.sum() <= 0:
-        raise ValueError("a kernel must hold finite numbers with a positive sum")
+        raise ValueError("a kernel must hold finite real numbers with a positive sum")
     return torch.from_numpy(kernel.astype(np.float64))[None, None]
 
 

@@ -55,6 +55,9 @@ def test_grey_stays_grey_and_alpha_is_resized(blurred):
         assert sr.dtype == np.uint8
         assert np.abs(sr.reshape(72, 96) - colours.mean(2)).max() <= 1
     ramp = torch.linspace(0, 1, 48).expand(1, 36, 48)
+    both = np.dstack([grey, 255 - grey])
+    sr, _ = super_resolve(both, 2.0, kernel=kernel)
+    assert (sr.shape, sr.dtype) == ((72, 96, 2), np.uint8)
     sr, _ = super_resolve(torch.cat([lr[0], ramp]), 2, kernel=kernel)
     torch.testing.assert_close(sr[:3], super_resolve(lr[0], 2, kernel=kernel)[0])
     inside = sr[3, :, 8:-8]
@@ -95,7 +98,8 @@ def test_anybodys_estimator_will_do(blurred):
     "image",
     [
         np.zeros(8, np.uint8),
-        np.zeros((8, 8, 2), np.uint8),
+        np.zeros((8, 8, 5), np.uint8),
+        np.zeros((0, 0, 3), np.uint8),
         np.zeros((1, 8, 8, 3), np.uint8),
         np.zeros((8, 8, 3), np.int32),
         np.full((8, 8, 3), 200.0),
@@ -113,6 +117,9 @@ def test_other_images_are_refused(image):
 def test_other_arguments_are_refused(blurred):
     with pytest.raises(ValueError, match="sigma"):
         super_resolve(blurred[0], 2, kernel=torch.ones(3, 3), sigma=10)
+    for scale_factor in ("2", 5):
+        with pytest.raises(ValueError, match="scale factor"):
+            super_resolve(blurred[0], scale_factor, kernel=torch.ones(3, 3))
     with pytest.raises(ValueError, match="str"):
         super_resolve("photo.jpg", 2)
 

@@ -235,9 +235,13 @@ def test_an_interrupted_run_says_how_to_go_on(own, number):
 
 
 def test_results_never_replace_each_other(own):
-    shutil.copy(own / "photo.png", own / "photo_kernel.png")
-    refused(command("DIPFKP", "--SR", "-i", own, "-o", own.parent / "out", *QUICK), "photo_kernel.png", "rename")
+    arguments = ["--SR", "-i", own, "-o", own.parent / "out", *QUICK]
+    (own / "PHOTO.png").write_bytes((own / "photo.png").read_bytes())  # one file, where case does not count
+    refused(command("DIPFKP", *arguments), "photo.png", "rename")
     assert not (own.parent / "out").exists()
+    (own / "PHOTO.png").rename(own / "photo_kernel.png")
+    assert command("DIPFKP", *arguments).returncode == 0
+    assert {path.name for path in (own.parent / "out").glob("*.mat")} == {"photo.mat", "photo_kernel_png.mat"}
 
 
 def test_an_unusable_output_folder_is_told_before_the_work(own):

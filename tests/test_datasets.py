@@ -68,6 +68,7 @@ def test_a_set_is_completed_but_never_replaced_unasked(tmp_path):
     cv2.imwrite(str(tmp_path / "HR" / "b.png"), np.full((64, 64, 3), 128, np.uint8))  # c's kernel would be another
     with pytest.raises(ValueError, match=r"c\.mat.*--overwrite"):
         list(prepare(tmp_path, "DIPFKP", 2))
+    assert not (tmp_path / "DIPFKP_lr_x2" / "b.png").exists()
     assert c.kernel.read_bytes() == before
     list(prepare(tmp_path, "DIPFKP", 2, overwrite=True))
     assert c.kernel.read_bytes() != before
@@ -98,6 +99,8 @@ def test_pictures_that_differ_in_their_suffix_keep_their_results_apart(tmp_path)
     for name in ("a.png", "a.jpg", "b.png"):
         (tmp_path / name).touch()
     assert sorted(item.name for item in input_items([tmp_path])) == ["a_jpg", "a_png", "b"]
+    (tmp_path / "b_kernel.png").touch()  # as beside the results of an earlier run
+    assert sorted(item.name for item in input_items([tmp_path])) == ["a_jpg", "a_png", "b", "b_kernel_png"]
 
 
 def test_pictures_are_named_by_paths_folders_and_patterns(tmp_path, monkeypatch):
