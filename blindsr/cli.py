@@ -1,13 +1,14 @@
 """From a dataclass to a command: parsing, one-line errors, exit statuses, and what the estimators' commands share."""
 
 import argparse
+import io
 import logging
 import os
 import platform
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -87,18 +88,38 @@ CIRCUMSTANCES = ("dataset", "input_dir", "output_dir", "verbose", "tile", "devic
 
 
 def parse(options: type[Options], description: str, default: Options | None = None) -> Options:
-    """Make ``options`` from the command line; a wrong option prints why and exits with status 2.
+    """Make ``options`` from the command line; a wrong option prints why, in one line, and exits with status 2.
 
     Args:
         options: a frozen dataclass whose field docstrings become the help.
         default: an instance whose values are the defaults instead of the class's.
     """
-    return tyro.cli(
-        options,
-        description=description,
-        default=tyro.MISSING_NONPROP if default is None else default,
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
+    box = io.StringIO()
+    try:
+        with redirect_stderr(box):
+            return tyro.cli(
+                options,
+                description=description,
+                default=tyro.MISSING_NONPROP if default is None else default,
+                config=(tyro.conf.OmitArgPrefixes,),
+            )
+    except SystemExit as exit_:
+        if exit_.code:
+            print(_unboxed(box.getvalue()), file=sys.stderr)
+        raise
+
+
+def _unboxed(box: str) -> str:
+    """What tyro draws a frame around as one line, without its excerpt of the help."""
+    text = []
+    for line in box.splitlines():
+        line = line.strip("│ ")
+        if line.startswith("──"):  # what went wrong ends here; a way out follows
+            break
+        if not line.startswith("╭"):
+            text.append(line)
+    message = " ".join(" ".join(text).split()).removeprefix("Error parsing settings: ").rstrip(" .")
+    return f"error: {message}; --help lists all options"
 
 
 def peek(option: str, default: str) -> str:
