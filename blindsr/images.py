@@ -3,10 +3,12 @@
 import io
 import logging
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -145,6 +147,8 @@ def _decode(image: Image.Image, data: bytes) -> tuple[Pixels, bool]:
     image.load()
     if image.format == "TIFF":
         orientation = 1  # both libraries turn the pixels of this format themselves
+    if image.format == "PNG":
+        _require_whole_chunks(data)
     if image.format in _DEEP_FORMATS:
         try:
             deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -159,6 +163,16 @@ def _decode(image: Image.Image, data: bytes) -> tuple[Pixels, bool]:
     colours = "L" if grey else "RGB"
     pixels = np.asarray(image.convert(colours + "A" if image.has_transparency_data else colours))
     return _upright(pixels, orientation), grey
+
+
+def _require_whole_chunks(png: bytes) -> None:
+    """Refuse a PNG with a chunk longer than the file: OpenCV would allocate and fill what it says, up to 4 GiB."""
+    place, kind = 8, b""
+    while kind != b"IEND" and place < len(png):
+        kind = png[place + 4 : place + 8]
+        place += 12 + int.from_bytes(png[place : place + 4], "big")
+        if place > len(png):
+            raise EOFError("a chunk is longer than the file")
 
 
 def _upright(pixels: npt.NDArray, orientation: int) -> npt.NDArray:
@@ -284,6 +298,7 @@ def read_kernel(path: Path) -> Tensor:
         if path.suffix.lower() == ".npy":
             content = {"Kernel": np.load(path, allow_pickle=False)}  # unpickling would run what the file says
         else:
+            _require_numbers(path.read_bytes())
             content = scipy.io.loadmat(str(path), variable_names=["Kernel"])
     except Exception as error:  # the parsers raise whatever they stumble on
         kind = "NumPy array" if path.suffix.lower() == ".npy" else "MATLAB file"
@@ -297,6 +312,37 @@ def read_kernel(path: Path) -> Tensor:
         return as_kernel(content["Kernel"])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _require_numbers(mat: bytes) -> None:
+    """Refuse a MATLAB file whose ``Kernel`` is not of real numbers of a known type.
+
+    SciPy looks the type up in a table without checking it: a damaged file of version 5 would end the program.
+    """
+    if len(mat) < 128 or 0 in mat[:4]:
+        return  # of version 4, or nothing at all, which SciPy tells
+    order: Literal["little", "big"] = "little" if mat[126:127] == b"I" else "big"
+
+    def element(data: bytes, place: int) -> tuple[int, bytes, int]:
+        """Type, content and end of the data element at ``place``."""
+        kind, size = (int.from_bytes(data[place + i : place + i + 4], order) for i in (0, 4))
+        if kind >> 16:  # a small one: type, size and at most four bytes of content
+            return kind & 0xFFFF, data[place + 4 : place + 4 + min(kind >> 16, 4)], place + 8
+        return kind, data[place + 8 : place + 8 + size], place + 8 + size
+
+    end = 128
+    while end < len(mat):
+        kind, variable, end = element(mat, end)
+        if kind == 15:  # compressed; the beginning tells enough
+            variable = zlib.decompressobj().decompress(variable, 1024)[8:]
+        flags = int.from_bytes(variable[8:12], order)
+        _, _, place = element(variable, 16)  # the shape
+        _, name, place = element(variable, place + -place % 8)
+        if name != b"Kernel":
+            continue
+        kind, _, _ = element(variable, place + -place % 8)
+        if not 6 <= flags & 0xFF <= 15 or flags & 0x800 or kind not in (1, 2, 3, 4, 5, 6, 7, 9, 12, 13):
+            raise TypeError("its Kernel is not a matrix of real numbers")
 
 
 def write_kernel(path: Path, kernel: Tensor) -> None:

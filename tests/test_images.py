@@ -301,6 +301,14 @@ def test_kernels_of_numpy_files_are_read_and_never_unpickled(tmp_path, evil_pick
     assert not (tmp_path / "executed").exists()
 
 
+def test_a_png_that_promises_more_than_it_holds(tmp_path):
+    whole = cv2.imencode(".png", np.zeros((12, 17), np.uint16))[1].tobytes()
+    place = whole.index(b"IDAT") - 4
+    (tmp_path / "promise.png").write_bytes(whole[:place] + b"\x7f" + whole[place + 1 :])
+    with pytest.raises(ValueError, match=r"promise.png.*longer than the file"):
+        read_picture(tmp_path / "promise.png")
+
+
 def test_bad_kernel_files_name_themselves(tmp_path):
     contents = {
         "other": {"K": np.eye(3)},
@@ -313,6 +321,13 @@ def test_bad_kernel_files_name_themselves(tmp_path):
     for name, content in contents.items():
         scipy.io.savemat(tmp_path / f"{name}.mat", content)
     (tmp_path / "damaged.mat").write_bytes(b"MATLAB 5.0 MAT-file, cut off")
+    scipy.io.savemat(tmp_path / "type.mat", {"Kernel": np.eye(3)})
+    whole = (tmp_path / "type.mat").read_bytes()
+    place = whole.index(b"Kernel\0\0") + 8
+    assert whole[place] == 9  # double; SciPy alone crashes at an unknown type
+    (tmp_path / "type.mat").write_bytes(whole[:place] + b"\xd9" + whole[place + 1 :])
+    scipy.io.savemat(tmp_path / "complex.mat", {"Kernel": 1j * np.eye(3)}, do_compression=True)
+    scipy.io.savemat(tmp_path / "cells.mat", {"Kernel": np.array([1, "a"], object)})
     for path in tmp_path.glob("*.mat"):
         with pytest.raises(ValueError, match=path.name):
             read_kernel(path)
