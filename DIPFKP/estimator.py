@@ -47,7 +47,8 @@ class DIPSettings:
     kernel_rate: float = 0.5
     """Learning rate of spherical Adam for DIPFKP's latent code (paper: 0.5). Baselines have their own."""
     pull: float = 0.0
-    """Weight of the kernel's squared distance to the predicted one, relative to the squared error (paper: 0)."""
+    """Weight of the kernel's squared distance to the predicted one, relative to the squared error; without effect
+    where the start is not predicted (paper: 0)."""
     image_iterations: int | None = None
     """Iterations of a fit of its own for the picture, where it is wanted. None (paper): the joint fit's picture is
     taken, or, where that covers a crop only, one fitted in as many iterations."""

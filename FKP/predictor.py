@@ -49,14 +49,17 @@ def to_log_covariance(lambda1: Tensor, lambda2: Tensor, theta: Tensor, scale_fac
     )
 
 
-def from_log_covariance(entries: Tensor, scale_factor: int) -> tuple[Tensor, Tensor, Tensor]:
-    """λ1, λ2 and θ of N×3 entries, variances clipped to the scale's range; inverse of :func:`to_log_covariance`."""
+def from_log_covariance(entries: Tensor, scale_factor: int, share: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    """λ1, λ2 and θ of N×3 entries; inverse of :func:`to_log_covariance`.
+
+    The variances are multiplied by ``share`` and clipped to the scale's range.
+    """
     xx, yy, xy = entries.unbind(dim=1)
     mean, difference = (xx + yy) / 2, (xx - yy) / 2
     radius = torch.sqrt(difference**2 + xy**2)
     low, high = variance_range(scale_factor)
     lambda1, lambda2 = (
-        ((torch.exp(log) - PIXEL_VARIANCE) * scale_factor**2).clamp(low, high)
+        (share * (torch.exp(log) - PIXEL_VARIANCE) * scale_factor**2).clamp(low, high)
         for log in (mean + radius, mean - radius)
     )
     return lambda1, lambda2, 0.5 * torch.atan2(xy, difference)
@@ -165,7 +168,7 @@ class KernelPredictor(nn.Module):
         return entries.mean(dim=0, keepdim=True), torch.cat([upright_errors, turned_errors]).mean(dim=0, keepdim=True)
 
     @torch.no_grad()
-    def predict(self, lr: Tensor, scale_factor: int) -> Prediction:
+    def predict(self, lr: Tensor, scale_factor: int, share: float = 1.0) -> Prediction:
         """Predict the kernel of an image from windows of it, each weighted by its expected precision.
 
         Turned and mirrored images give the same kernel, turned and mirrored.
@@ -173,6 +176,7 @@ class KernelPredictor(nn.Module):
         Args:
             lr: 1×3×h×w float32 in [0, 1].
             scale_factor: s, one of 2, 3, 4, 8.
+            share: what to take of the variances seen, where the kernel is only a part of the blur.
         """
         luma = (lr * lr.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
         height, width = luma.shape[-2:]
@@ -183,7 +187,7 @@ class KernelPredictor(nn.Module):
         log_errors = torch.cat([log_error for _, log_error in outputs])
         weights = torch.softmax(-2 * log_errors, dim=0)
         mean = (weights[:, None] * entries).sum(dim=0, keepdim=True)
-        lambda1, lambda2, theta = from_log_covariance(mean.cpu().double(), scale_factor)
+        lambda1, lambda2, theta = from_log_covariance(mean.cpu().double(), scale_factor, share)
         kernel = gaussian_kernels(lambda1, lambda2, theta, kernel_side(scale_factor), scale_factor)
         return Prediction(kernel.float(), float(torch.exp((weights * log_errors).sum())))
 

@@ -28,7 +28,7 @@ KernelModel = Literal["KernelGANFKP", "KernelGAN"]
 WINDOW, SETTLED = 50, 0.01
 """A kernel has come to rest when its means over the last two windows of iterations differ by less than this."""
 SMALLEST = 40
-"""Shorter side in pixels that an image must have once its border is off."""
+"""Shorter side in pixels that an image must have, and that is left of it when its border is off."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,12 @@ class GANSettings:
     frozen_iterations: int = 0
     """Iterations in which the critic learns alone before the kernel starts to move (release: 0)."""
     pull: float = 0.0
-    """Weight of the kernel's squared distance to the predicted one, relative to the critic's margin (release: 0)."""
+    """Weight of the kernel's squared distance to the start, relative to the critic's margin (release: 0)."""
     start: Start = "fixed"
     """Where KernelGANFKP's search starts: at one kernel for all images (paper), or at the predictor's."""
     shave: int = 10
-    """Pixels left off each side of the LR image, whose border the degradation made (release: 10; real photos: 0)."""
+    """Pixels left off each side of the LR image, whose border the degradation made, or as many as leave 40 (release:
+    10; with --real 0)."""
 
     def __post_init__(self) -> None:
         require_positive(self, "iterations", "critic_steps", "latent_steps", "batch", "critic_rate", "kernel_rate")
@@ -124,22 +125,22 @@ def estimate(
     if scale_factor not in (2, 4):
         raise ValueError(f"x{scale_factor}: KernelGAN-FKP works at x2 and, through the x2 kernel, x4; try DIPFKP")
     height, width = lr.shape[-2:]
-    shave = settings.shave
+    if min(height, width) < SMALLEST:
+        raise ValueError(f"the picture ({width}×{height}) is too small: {SMALLEST} pixels are needed on each side")
+    shave = min(settings.shave, (min(height, width) - SMALLEST) // 2)
     inner = lr[..., shave : height - shave, shave : width - shave]
-    shorter = min(inner.shape[-2:])
-    if shorter < SMALLEST:
-        raise ValueError(
-            f"the picture ({width}×{height}) is too small: without {shave} pixels of its border "
-            f"{SMALLEST}×{SMALLEST} must be left; use a larger one, or a smaller --shave"
-        )
     # Where no window of the usual size can be placed freely, smaller ones are taken.
-    crop = min(settings.crop, int(0.8 * shorter) // 2 * 2)
-    notes = () if crop == settings.crop else (f"small picture: crops of {crop} instead of {settings.crop} pixels",)
+    crop = min(settings.crop, int(0.8 * min(inner.shape[-2:])) // 2 * 2)
+    notes = []
+    if crop < settings.crop:
+        notes.append(f"small picture: crops of {crop} instead of {settings.crop} pixels")
+    if shave < settings.shave:
+        notes.append(f"small picture: {shave} instead of {settings.shave} pixels of its border left off")
     generator = torch.Generator().manual_seed(seed)
     log = SearchLog(settings.iterations, on_step, "use a smaller --critic-rate or --kernel-rate")
     expected_error = None
     if model == "KernelGAN":
-        kernel, converged = _search_kernelgan(inner, crop, settings, generator, log), None
+        kernel, converged = _search_kernelgan(inner, crop, settings, generator, log)
     else:
         if prior is None:
             raise ValueError("KernelGANFKP needs a kernel prior")
@@ -147,13 +148,10 @@ def estimate(
         if settings.start == "predicted":
             if predictor is None:
                 raise ValueError('a start that is "predicted" needs a kernel predictor')
-            prediction = predictor.predict(lr, 2)
-            start, expected_error = prediction.kernel, prediction.expected_error
-            if scale_factor == 4:
-                # The x4 kernel is the x2 kernel blurred by itself at twice the size: five times its covariance, in LR
-                # pixels 5/4 of what the x2 kernel has in its own. A Gaussian to the power of p has 1/p of it.
-                start = normalize(start.clamp(min=0) ** (5 / 4))
-            latent = prior.latent_for(start.to(lr.device))
+            # The x4 kernel is the x2 kernel blurred by itself at twice the size: five times its covariance, in LR
+            # pixels 5/4 of what the x2 kernel has in its own.
+            prediction = predictor.predict(lr, 2, share=4 / 5 if scale_factor == 4 else 1)
+            latent, expected_error = prior.latent_for(prediction.kernel.to(lr.device)), prediction.expected_error
         kernel, converged = _search_fkp(inner, crop, settings, prior, latent, generator, log)
     if scale_factor == 4:
         kernel = normalize(centre(kernel_x4_from_x2(kernel), 4))
@@ -166,13 +164,14 @@ def estimate(
         expected_error=expected_error,
         converged=converged,
         path=log.path,
-        notes=notes,
+        notes=tuple(notes),
     )
 
 
 def pretrained_estimator(
+    scale_factor: int,
     device: torch.device,
-    settings: GANSettings,
+    settings: GANSettings | None = None,
     model: KernelModel = "KernelGANFKP",
     *,
     path_prior: Path | None = None,
@@ -180,9 +179,13 @@ def pretrained_estimator(
 ) -> Estimator:
     """:func:`estimate` with the weights that ``settings`` and ``model`` need, the shipped ones where none are named.
 
+    Args:
+        settings: without them, the default :func:`preset`.
+
     Raises:
         FileNotFoundError, ValueError: there is no such file, or it holds other weights.
     """
+    settings = settings or preset("default", model, scale_factor)
     prior = predictor = None
     if model == "KernelGANFKP":
         prior, predictor = load_for_search(2, settings.start, device, path_prior, path_predictor)
@@ -216,7 +219,7 @@ def _search_fkp(
     latent: Tensor,
     generator: torch.Generator,
     log: SearchLog,
-) -> tuple[Tensor, bool | None]:
+) -> tuple[Tensor, bool]:
     large, small = _samplers(lr, crop, prior.side)
     critic = Critic(generator).to(lr.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     critic_optimizer = torch.optim.Adam(critic.parameters(), lr=settings.critic_rate, betas=(0.5, 0.999))
@@ -273,7 +276,7 @@ def _search_kernelgan(
     settings: GANSettings,
     generator: torch.Generator,
     log: SearchLog,
-) -> Tensor:
+) -> tuple[Tensor, bool]:
     """The baseline, with the schedule of its release; images in [−1, 1]."""
     image = 2 * lr - 1
     large, small = _samplers(image, crop, LinearGenerator.kernel_side)
@@ -286,6 +289,7 @@ def _search_kernelgan(
     schedules = [torch.optim.lr_scheduler.StepLR(optimizer, 750) for optimizer in optimizers]
     weights = {"sum": 0.5, "boundary": 0.5, "centre": 0.0, "sparsity": 0.0}
     bicubic_weight, below = 5.0, 0
+    moving: deque[Tensor] = deque(maxlen=2 * WINDOW)
 
     def noisy(patches: Tensor) -> Tensor:
         return patches + torch.randn(patches.shape, generator=generator).to(patches.device) / 255
@@ -295,6 +299,7 @@ def _search_kernelgan(
         optimizers[0].zero_grad(set_to_none=True)
         kernel = downsampler.kernel()
         log.kernel(kernel)
+        moving.append(kernel.detach())
         fake = _downsample(patches, kernel)
         score = discriminator(noisy(fake))
         bicubic = bicubic_loss(patches, fake)
@@ -320,4 +325,4 @@ def _search_kernelgan(
     with torch.no_grad():
         kernel = downsampler.kernel()
     log.kernel(kernel, last=True)
-    return post_process(kernel)
+    return post_process(kernel), _settled(moving)

@@ -5,6 +5,7 @@ A dataset with ground truth, scored: python main.py --SR --sf 2 --dataset Test
 A photograph of yours: python main.py --SR --sf 2 --real -i photo.png
 """
 
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -45,13 +46,17 @@ def main() -> int:
     # A preset depends on model and scale factor; real photos have no border that a degradation made.
     model, sf = peek("--model", "KernelGANFKP"), peek("--sf", "2")
     settings = preset(peek("--preset", "default"), model, int(sf) if sf.isdigit() else 2)  # type: ignore[arg-type]
+    if "--real" in sys.argv:
+        settings = replace(settings, shave=0)
     options = parse(Options, __doc__ or "", Options(settings=settings))
     if options.sf not in (2, 4):
-        raise ValueError(f"--sf {options.sf}: KernelGAN-FKP works at x2 and x4; use DIPFKP for other scale factors")
-    if options.real:
-        options = replace(options, settings=replace(options.settings, shave=0))
+        raise ValueError(
+            f"--sf {options.sf}: an image's patches recur at half its size, which tells the x2 kernel and the x4 "
+            "kernel that follows from it, no other; use DIPFKP"
+        )
     device = pick_device(options.device)
     estimator = pretrained_estimator(
+        options.sf,
         device,
         options.settings,
         options.model,

@@ -1,15 +1,17 @@
 """All kernel estimators on the same pictures: kernel PSNR, PSNR/SSIM with --SR, seconds, peak memory, as Markdown.
 
-Photographs that come with scikit-image (their middle 512×512 pixels), blurred by KernelGAN-FKP's test kernels. Broken
-off, the same command goes on from its log; the table is made of what that holds. ± is the spread over seeds (standard
-deviation) of the mean over pictures.
+Photographs that come with scikit-image (their middle 512×512 pixels), made a data set as ``prepare_dataset.py --model
+KernelGANFKP`` does. Broken off, the same command goes on from its log; the table is made of what that holds. ± is the
+spread over seeds (standard deviation) of the mean over pictures.
 
 python benchmarks/estimators.py --log runs/estimators.jsonl
 """
 
 import resource
+import tempfile
+import time
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +24,18 @@ from torch import Tensor
 import DIPFKP.estimator
 import KernelGANFKP.estimator
 from blindsr.cli import parse, run
-from blindsr.datasets import draw_test_kernel
-from blindsr.degradation import centre_crop, degrade, modcrop, quantize
+from blindsr.datasets import find_items, prepare
+from blindsr.degradation import centre_crop
 from blindsr.devices import pick_device
-from blindsr.estimation import Estimator
+from blindsr.estimation import Estimate, Estimator, OnStep
+from blindsr.images import write_image
 from blindsr.kernels import as_kernel
 from blindsr.metrics import kernel_psnr
 from blindsr.paths import RUNS
+from FKP import KernelPredictor
 from KernelGANFKP.estimator import KernelModel, preset
 from logbook import measured
-from NonblindSR.evaluation import score
+from NonblindSR.evaluation import read_example, score
 from NonblindSR.usrnet import USRNet
 
 PHOTOGRAPHS = (
@@ -46,7 +50,8 @@ PHOTOGRAPHS = (
     "rocket",
     "stereo_motorcycle",
 )
-METHODS = ("KernelGAN", "KernelGAN-FKP, paper", "KernelGAN-FKP", "DIP-FKP")
+PREDICTION = "prediction alone"
+METHODS = ("KernelGAN", "KernelGAN-FKP, paper", "KernelGAN-FKP", "DIP-FKP", PREDICTION)
 
 
 @dataclass(frozen=True)
@@ -67,29 +72,50 @@ class Options:
     """Weights of USRNet other than the shipped ones, for the scores."""
 
 
-def example(name: str, scale_factor: int) -> tuple[Tensor, Tensor, Tensor]:
-    """LR image, kernel and HR image; the kernel depends on the picture's place in the list, not on ``--pictures``."""
-    array = getattr(skimage.data, name)()
-    pixels = torch.from_numpy(array[0] if isinstance(array, tuple) else array)  # of a stereo pair the left one
-    pixels = pixels.unsqueeze(-1).expand(*pixels.shape, 3) if pixels.ndim == 2 else pixels
-    hr = modcrop(centre_crop(pixels.permute(2, 0, 1)[None].float() / 255, 512), scale_factor)
-    rng = np.random.RandomState(PHOTOGRAPHS.index(name) + 1)
-    kernel = draw_test_kernel(rng, "KernelGANFKP", scale_factor).float()
-    return quantize(degrade(hr, kernel, scale_factor)), kernel, hr
+@cache
+def examples(scale_factor: int) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """LR image, kernel and HR image of each of :data:`PHOTOGRAPHS`."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "HR").mkdir()
+        for photograph in PHOTOGRAPHS:
+            array = getattr(skimage.data, photograph)()  # of a stereo pair the left one
+            pixels = torch.from_numpy(
+                array[0] if isinstance(array, tuple) else array
+            )  # of a stereo pair the left one
+            pixels = pixels.unsqueeze(-1).expand(*pixels.shape, 3) if pixels.ndim == 2 else pixels
+            pixels = centre_crop(pixels.permute(2, 0, 1), 512).permute(1, 2, 0)
+            write_image(folder / "HR" / f"{photograph}.png", pixels.numpy())
+        for _, problem in prepare(folder, "KernelGANFKP", scale_factor):
+            assert problem is None, problem
+        items = find_items(name, "KernelGANFKP", scale_factor)
+        return {item.name: read_example(item, scale_factor) for item in items}
 
 
 def estimator_of(method: str, scale_factor: int) -> Estimator:
     device = pick_device()
+    if method == PREDICTION:
+        return partial(predict, KernelPredictor.from_pretrained().to(device))
     if method == "DIP-FKP":
         return DIPFKP.estimator.pretrained_estimator(scale_factor, device)
     model: KernelModel = "KernelGAN" if method == "KernelGAN" else "KernelGANFKP"
     settings = preset("paper" if "paper" in method else "default", model, scale_factor)
-    return KernelGANFKP.estimator.pretrained_estimator(device, settings, model)
+    return KernelGANFKP.estimator.pretrained_estimator(scale_factor, device, settings, model)
+
+
+def predict(
+    predictor: KernelPredictor, lr: Tensor, scale_factor: int, *, seed: int, on_step: OnStep | None = None
+) -> Estimate:
+    """The kernel at which the searches start, as an estimator."""
+    began = time.perf_counter()
+    prediction = predictor.predict(lr, scale_factor)
+    seconds = time.perf_counter() - began
+    return Estimate(prediction.kernel, None, [], seconds, seed, expected_error=prediction.expected_error)
 
 
 def measure(method: str, scale_factor: int, seed: int, name: str) -> dict[str, Any]:
     """One run, in this process: the kernel, which is scored later, and what finding it took."""
-    lr, _, _ = example(name, scale_factor)
+    lr, _, _ = examples(scale_factor)[name]
     found = estimator_of(method, scale_factor)(lr.to(pick_device()), scale_factor, seed=seed)
     return {
         "kernel": found.kernel[0, 0].tolist(),
@@ -102,7 +128,7 @@ def measure(method: str, scale_factor: int, seed: int, name: str) -> dict[str, A
 
 def scored(run: dict[str, Any], scale_factor: int, name: str, net: USRNet) -> dict[str, Any]:
     """``run`` with kernel PSNR, PSNR and SSIM, and PSNR below that of the true kernel's image."""
-    lr, true_kernel, hr = example(name, scale_factor)
+    lr, true_kernel, hr = examples(scale_factor)[name]
     kernel = as_kernel(run["kernel"]).float()
     margin = (true_kernel.shape[-1] - kernel.shape[-1]) // 2  # at x4 DIP-FKP's window lacks a pixel all round
     psnr, ssim = score(net, lr, kernel, hr, scale_factor)
@@ -117,7 +143,7 @@ def scored(run: dict[str, Any], scale_factor: int, name: str, net: USRNet) -> di
 
 @cache
 def true_psnr(name: str, scale_factor: int, net: USRNet) -> float:
-    lr, kernel, hr = example(name, scale_factor)
+    lr, kernel, hr = examples(scale_factor)[name]
     return score(net, lr, kernel, hr, scale_factor)[0]
 
 
@@ -149,6 +175,10 @@ def table(runs: dict[tuple[Any, ...], dict[str, Any]], options: Options) -> str:
 
 def main() -> int:
     options = parse(Options, __doc__ or "")
+    for given, known in ((options.methods, METHODS), (options.pictures, PHOTOGRAPHS)):
+        unknown = [name for name in given if name not in known]
+        if unknown:
+            raise ValueError(f"'{unknown[0]}' is not known; take some of: {'; '.join(known)}")
     keys = [
         (method, scale_factor, seed, name)
         for seed in options.seeds

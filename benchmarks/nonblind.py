@@ -60,7 +60,7 @@ def mean_score(net: USRNet, examples: list[Example], scale_factor: int, sigma: f
     generator = torch.Generator().manual_seed(0)
     scores = []
     for lr, kernel, hr in examples:
-        noisy = quantize(add_noise(lr, sigma, generator)) if sigma else lr
+        noisy = quantize(add_noise(degrade(hr, kernel, scale_factor), sigma, generator)) if sigma else lr
         scores.append(score(net, noisy, kernel, hr, scale_factor, sigma))
     psnr, ssim = np.mean(scores, axis=0)
     return float(psnr), float(ssim)

@@ -1,7 +1,8 @@
 """DIP-FKP + USRNet on a prepared dataset: PSNR/SSIM, kernel PSNR, seconds per image and peak memory.
 
 One table row for each scale and set of weights, as Markdown, next to the published rows. Each row runs in a
-process of its own, so that its peak memory is its own.
+process of its own, so that its peak memory is its own. Seconds (median, longest) are those of the whole image, USRNet
+and files included.
 
 python benchmarks/set5.py --dataset Set5 --official DIR     DIR holds FKP_x2.pt … and usrnet_tiny.pth
 """
@@ -10,6 +11,7 @@ import multiprocessing
 import resource
 import sys
 import tempfile
+import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,27 +59,31 @@ def row(options: Options, scale_factor: int, weights: Path | None) -> str:
     values = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in options.seeds:
+            began = time.perf_counter()
             for result in process(
                 items, estimator, scale_factor, Path(folder), device=device, seed=seed, nonblind=net
             ):
                 if result.error is not None:
                     raise ValueError(result.error)
-                values.append((result.psnr, result.ssim, result.kernel_psnr, result.seconds))
+                seconds = time.perf_counter() - began
+                values.append((result.psnr, result.ssim, result.kernel_psnr, seconds))
                 name = "ours" if weights is None else "official"
                 print(f"x{scale_factor} {name} {result.item.name}: {values[-1]}", file=sys.stderr, flush=True)
+                began = time.perf_counter()
     table = np.array(values, dtype=float)
     psnr, ssim, kernel_psnr, _ = table.mean(axis=0)
+    times = f"{np.median(table[:, 3]):.1f}, {table[:, 3].max():.1f}"
     gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return (
         f"| x{scale_factor} | {'ours' if weights is None else 'official'} | {psnr:.2f}/{ssim:.4f} | "
-        f"{kernel_psnr:.2f} | {np.median(table[:, 3]):.1f} | {gigabytes:.2f} | {PUBLISHED.get(scale_factor, '')} |"
+        f"{kernel_psnr:.2f} | {times} | {gigabytes:.2f} | {PUBLISHED.get(scale_factor, '')} |"
     )
 
 
 def main() -> int:
     options = parse(Options, __doc__ or "")
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {pick_device()}, seeds {options.seeds}\n")
-    print("| | weights | PSNR/SSIM | kernel PSNR | s/image | GiB | published |")
+    print("| | weights | PSNR/SSIM | kernel PSNR | s/image, longest | GiB | published |")
     print("|---|---|---|---|---|---|---|")
     context = multiprocessing.get_context("spawn")
     for scale_factor in options.scales:

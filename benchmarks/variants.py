@@ -2,11 +2,13 @@
 
 The middle 320×320 pixels of photographs that the predictor was not trained on, each blurred by a kernel of its own;
 for each variant the kernel PSNR, what the super-resolved image loses to the true kernel's, and the seconds. Broken
-off, the same command goes on from its log; table and figure are made of what that holds.
+off, the same command goes on from its log; table and figure are made of what that holds, so that other photographs or
+other settings need another log.
 
 python benchmarks/variants.py --images photographs/ --log runs/variants.jsonl --figure docs/variants.png
 """
 
+import time
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -15,8 +17,10 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import tyro
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from blindsr.cli import parse, run
 from blindsr.degradation import centre_crop, degrade, modcrop, quantize
@@ -67,6 +71,8 @@ class Options:
     """Which variants."""
     scales: tuple[int, ...] = (2, 3, 4)
     """Scale factors."""
+    zoom: float = 1.0
+    """Each photograph is taken at so many times its size: enlarged ones stand for those that are soft."""
     photographs: int = 6
     """How many, evenly out of those held out."""
     held_out: int = 40
@@ -77,21 +83,41 @@ class Options:
     """Weights of USRNet other than the shipped ones; use another log with them."""
 
 
-def measure(scale_factor: int, variant: str, index: int, seed: int, options: Options) -> dict[str, Any]:
-    """One run, in this process."""
+def read(options: Options) -> list[Tensor]:
+    """The photographs, 1×3×320×320 or as large as ``options.zoom`` leaves them."""
     _, held_out = hold_out(read_photographs(options.images, SIDE), options.held_out)
-    photograph = held_out[int(index * len(held_out) / options.photographs)]
-    hr = modcrop(centre_crop(photograph, SIDE)[None].float() / 255, scale_factor)
+    chosen = (held_out[int(index * len(held_out) / options.photographs)] for index in range(options.photographs))
+    photographs = [centre_crop(photograph, SIDE)[None].float() / 255 for photograph in chosen]
+    if options.zoom != 1:
+        zoomed = (F.interpolate(p, scale_factor=options.zoom, mode="bicubic", antialias=True) for p in photographs)
+        photographs = [centre_crop(photograph, SIDE).clamp(0, 1) for photograph in zoomed]
+    return photographs
+
+
+def measure(
+    scale_factor: int,
+    variant: str,
+    index: int,
+    seed: int,
+    zoom: float,
+    photographs: list[Tensor],
+    path_nonblind: Path | None,
+) -> dict[str, Any]:
+    """One run, in this process; ``zoom``, already done, is there for the log."""
+    hr = modcrop(photographs[index], scale_factor)
     kernel = random_kernels(1, scale_factor, torch.Generator().manual_seed(1000 + index))
     lr = quantize(degrade(hr, kernel, scale_factor))
     device = pick_device()
     settings = VARIANTS[variant]
     if settings is None:
-        found, seconds = KernelPredictor.from_pretrained().predict(lr, scale_factor).kernel, 0.0
+        predictor = KernelPredictor.from_pretrained().to(device)
+        began = time.perf_counter()
+        found = predictor.predict(lr.to(device), scale_factor).kernel
+        seconds = time.perf_counter() - began
     else:
         estimate = pretrained_estimator(scale_factor, device, settings)(lr.to(device), scale_factor, seed=seed)
         found, seconds = estimate.kernel, estimate.seconds
-    net = USRNet.from_pretrained(options.path_nonblind).to(device)
+    net = USRNet.from_pretrained(path_nonblind).to(device)
     true_psnr, psnr = (score(net, lr, k, hr, scale_factor)[0] for k in (kernel, found))
     values = (kernel_psnr(found, kernel), psnr, true_psnr - psnr, seconds)
     return dict(zip(COLUMNS, values, strict=True))
@@ -103,7 +129,7 @@ def draw(rows: dict[tuple[int, str], tuple[float, ...]], path: Path) -> None:
     figure = Figure(figsize=(5 * len(scales), 4), layout="constrained")
     axes = dict(zip(scales, figure.subplots(1, len(scales), squeeze=False)[0], strict=True))
     for (scale_factor, variant), (_, _, below, _, seconds) in rows.items():
-        place = (max(seconds, 0.1), below)
+        place = (seconds, below)
         axes[scale_factor].scatter(*place, color="C3" if VARIANTS[variant] in PRESETS.values() else "C0", s=18)
         axes[scale_factor].annotate(variant, place, fontsize=7, xytext=(3, 3), textcoords="offset points")
     for scale_factor, axis in axes.items():
@@ -122,8 +148,10 @@ def main() -> int:
     if unknown:
         raise ValueError(f"--variants '{unknown[0]}': take some of {', '.join(VARIANTS)}")
     cells = [(scale_factor, variant) for scale_factor in options.scales for variant in options.variants]
-    keys = {cell: [(*cell, index, options.seed) for index in range(options.photographs)] for cell in cells}
-    runs = measured(options.log, chain(*keys.values()), partial(measure, options=options))
+    circumstances = (options.seed, options.zoom)
+    keys = {cell: [(*cell, index, *circumstances) for index in range(options.photographs)] for cell in cells}
+    run_one = partial(measure, photographs=read(options), path_nonblind=options.path_nonblind)
+    runs = measured(options.log, chain(*keys.values()), run_one)
     print("| | variant | kernel PSNR | PSNR | below true kernel | worst | s/image |")
     print("|---|---|---|---|---|---|---|")
     rows: dict[tuple[int, str], tuple[float, ...]] = {}

@@ -40,6 +40,12 @@ def test_log_covariance_is_invertible_and_describes_the_same_kernel(scale_factor
     )
 
 
+def test_a_share_of_the_variances_is_taken_before_they_are_clipped():
+    wide = to_log_covariance(*(torch.tensor([value]) for value in (6.0, 2.0, 0.3)), 2)
+    lambda1, lambda2, theta = from_log_covariance(wide, 2, share=0.8)
+    assert (float(lambda1), float(lambda2), float(theta)) == pytest.approx((4.8, 1.6, 0.3), rel=1e-4)
+
+
 def test_predictions_stay_within_the_range_of_variances():
     extreme = torch.tensor([[-20.0, 20.0, 5.0], [20.0, 20.0, 0.0], [-20.0, -20.0, 0.0]])
     for scale_factor in (2, 8):

@@ -33,9 +33,11 @@ QUICK = {
     r"cd FKP && python main.py --train": "--epochs 1 --kernels-per-epoch 200 -o {tmp}/out",
     r"train_predictor": "--steps 1 --crops 16 --pixels 1024 --held-out 1 -o {tmp}/out",
     r"prepare_dataset": "",
-    r"benchmarks/set5": "--scales 4",
+    r"benchmarks/set5": "--scales 4 --seeds 0",
     r"benchmarks/nonblind": "--scales 4 --pictures chelsea",
     r"benchmarks/likelihood": "--scales 2",
+    r"benchmarks/confidence": "--scales 2 --zooms 1 --groups 1 --held-out 1",
+    r"benchmarks/variants": "--variants 'prediction alone' --scales 2 --photographs 1 --held-out 1",
     r"benchmarks/estimators": "--methods KernelGAN-FKP --scales 2 --seeds 0 --pictures coins",
 }
 """What makes each command short: the first pattern found in it decides."""
@@ -56,7 +58,7 @@ def small(tmp_path_factory, picture):
     for name in ("photo.jpg", "portrait.png", "holiday/a.jpg", "holiday/b.jpg", "Set5/HR/a.png", "DIV2K/HR/a.png"):
         write_image(tmp / name, pixels)
     for name in ("photographs/a.png", "photographs/b.png"):
-        write_image(tmp / name, np.kron(pixels, np.ones((5, 5, 1), np.uint8)))
+        write_image(tmp / name, np.kron(pixels, np.ones((7, 7, 1), np.uint8)))
     write_kernel(tmp / "k.mat", random_kernels(1, 3, torch.Generator().manual_seed(0)))
     shutil.copytree(DATA / "pretrained_models", tmp / "official")
     for scale_factor in (2, 3, 4):
