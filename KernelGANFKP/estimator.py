@@ -159,6 +159,7 @@ def estimate(
         kernel=kernel.cpu(),
         image=None,
         losses=log.losses,
+        critic_losses=log.critic_losses,
         seconds=time.perf_counter() - began,
         seed=seed,
         expected_error=expected_error,
@@ -236,9 +237,9 @@ def _search_fkp(
             share = float(torch.rand((), generator=generator))
             penalty = gradient_penalty(critic, real, fake.detach(), share)
             margin = critic(real).mean() - critic(fake.detach()).mean()
-            loss = settings.penalty * penalty - margin
+            critic_loss = settings.penalty * penalty - margin
             critic_optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            critic_loss.backward()
             critic_optimizer.step()
         # The critic does not move between the latent steps: they share its gradient.
         latent_optimizer.zero_grad(set_to_none=True)
@@ -251,7 +252,7 @@ def _search_fkp(
             for _ in range(settings.latent_steps):
                 latent_optimizer.step()
         kernel = prior.decode(latent)
-        log.step(loss)
+        log.step(loss, critic_loss)
         log.kernel(kernel)
         if iteration >= settings.frozen_iterations:
             moving.append(kernel.detach())
@@ -311,7 +312,8 @@ def _search_kernelgan(
 
         optimizers[1].zero_grad(set_to_none=True)
         on_real, on_fake = discriminator(noisy(real)), discriminator(noisy(fake.detach()))
-        (0.5 * ((1 - on_real).abs().mean() + on_fake.abs().mean())).backward()
+        critic_loss = 0.5 * ((1 - on_real).abs().mean() + on_fake.abs().mean())
+        critic_loss.backward()
         optimizers[1].step()
         for schedule in schedules:
             schedule.step()
@@ -321,7 +323,7 @@ def _search_kernelgan(
             bicubic_weight = max(bicubic_weight / 100, 5e-6)
             if bicubic_weight < 5e-3:
                 weights["centre"], weights["sparsity"] = 1.0, 5.0
-        log.step(loss)
+        log.step(loss, critic_loss)
     with torch.no_grad():
         kernel = downsampler.kernel()
     log.kernel(kernel, last=True)

@@ -30,6 +30,8 @@ class Estimate:
     """Wall-clock time of the estimation."""
     seed: int
     """Seed of every draw: the same seed, settings and device give the same estimate."""
+    critic_losses: list[float] = field(default_factory=list)
+    """Loss of the critic in every iteration, where there is one (its last step's)."""
     expected_error: float | None = None
     """Error to expect of the kernel's covariance, relative to it (0.05 is good), where the estimator knows."""
     converged: bool | None = None
@@ -75,14 +77,17 @@ class SearchLog:
         self.on_step = on_step
         self.advice = advice
         self.losses: list[float] = []
+        self.critic_losses: list[float] = []
         self.path: list[tuple[int, Tensor]] = []
 
-    def step(self, loss: Tensor) -> None:
+    def step(self, loss: Tensor, critic_loss: Tensor | None = None) -> None:
         """An iteration is done.
 
         Raises:
             ValueError: the loss is not finite.
         """
+        if critic_loss is not None:
+            self.critic_losses.append(float(critic_loss.detach()))
         self.losses.append(float(loss.detach()))
         if not math.isfinite(self.losses[-1]):
             raise ValueError(f"the search diverged; {self.advice}")

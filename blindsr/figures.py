@@ -43,11 +43,12 @@ def save_kernel_grid(path: Path, kernels: Tensor, columns: int = 10) -> None:
         figure.savefig(temporary, dpi=150)
 
 
-def save_search(path: Path, kernels: list[tuple[int, Tensor]], losses: list[float], last: str) -> None:
-    """Draw a search: the kernel along the way, 1×1×k×k after so many iterations, above the loss of each iteration.
+def save_search(path: Path, kernels: list[tuple[int, Tensor]], losses: dict[str, list[float]], last: str) -> None:
+    """Draw a search: the kernel along the way, 1×1×k×k after so many iterations, above the losses of each iteration.
 
     Args:
         kernels: on one grey scale; may be empty.
+        losses: by their names; those that are empty are left out.
         last: title of the last one.
     """
     figure = Figure(figsize=(12, 4 if kernels else 2.6), layout="constrained")
@@ -60,11 +61,15 @@ def save_search(path: Path, kernels: list[tuple[int, Tensor]], losses: list[floa
         axis.set_xticks([])
         axis.set_yticks([])
     axis = figure.add_subplot(grid[-1, :])
-    axis.plot(range(1, len(losses) + 1), losses, linewidth=0.8)
-    if min(losses, default=0) > 0:
+    drawn = {name: values for name, values in losses.items() if values}
+    for name, values in drawn.items():
+        axis.plot(range(1, len(values) + 1), values, linewidth=0.8, label=name)
+    if min((min(values) for values in drawn.values()), default=0) > 0:
         axis.set_yscale("log")
     axis.set_xlabel("iteration")
     axis.set_ylabel("loss")
+    if len(drawn) > 1:
+        axis.legend(fontsize=8)
     axis.grid(alpha=0.3)
     with write_whole(path) as temporary:
         figure.savefig(temporary, dpi=120)

@@ -146,7 +146,8 @@ def _make(
     save_kernel_comparison(folder / f"{item.name}_kernel.png", kernels)
     if verbose:
         moved = "" if estimate.moved is None else f"\nmoved {estimate.moved:.0%}"
-        save_search(folder / f"{item.name}_search.png", estimate.path, estimate.losses, f"end{moved}")
+        losses = {"kernel": estimate.losses, "critic": estimate.critic_losses}
+        save_search(folder / f"{item.name}_search.png", estimate.path, losses, f"end{moved}")
     if image is not None:
         write_like(folder / f"{item.name}.png", image, picture)
     return Result(

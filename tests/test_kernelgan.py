@@ -130,7 +130,7 @@ def test_a_seed_gives_one_kernel_that_sums_to_one(lr, prior, model):
     assert not torch.equal(first.kernel, other.kernel)
     assert first.kernel.shape == (1, 1, 11, 11)
     assert float(first.kernel.sum()) == pytest.approx(1, abs=1e-5)
-    assert len(first.losses) == 4
+    assert len(first.losses) == len(first.critic_losses) == 4
     assert first.image is None
     assert first.path[0][0] == 0
     assert first.path[-1][0] == 4
