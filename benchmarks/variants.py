@@ -67,8 +67,8 @@ class Options:
     """Where measurements are written to, and read from where they are there already."""
     figure: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Picture to draw."""
-    variants: tuple[str, ...] = tuple(VARIANTS)
-    """Which variants."""
+    variants: tuple[str, ...] = tuple(name for name in VARIANTS if name != "paper")
+    """Which variants; "paper" is not among them unless named, for it takes half an hour and more a photograph."""
     scales: tuple[int, ...] = (2, 3, 4)
     """Scale factors."""
     zoom: float = 1.0
