@@ -126,19 +126,27 @@ def measure(
 def draw(rows: dict[tuple[int, str], tuple[float, ...]], path: Path) -> None:
     """Loss to the true kernel's image against seconds, a panel for each scale factor."""
     scales = list(dict.fromkeys(scale_factor for scale_factor, _ in rows))
-    figure = Figure(figsize=(5 * len(scales), 4), layout="constrained")
+    figure = Figure(figsize=(9 * len(scales), 6), layout="constrained")
     axes = dict(zip(scales, figure.subplots(1, len(scales), squeeze=False)[0], strict=True))
-    for (scale_factor, variant), (_, _, below, _, seconds) in rows.items():
+    for i, ((scale_factor, variant), (_, _, below, _, seconds)) in enumerate(rows.items()):
         place = (seconds, below)
         axes[scale_factor].scatter(*place, color="C3" if VARIANTS[variant] in PRESETS.values() else "C0", s=18)
-        axes[scale_factor].annotate(variant, place, fontsize=7, xytext=(3, 3), textcoords="offset points")
+        axes[scale_factor].annotate(
+            variant,
+            place,
+            fontsize=8,
+            xytext=(4, 3) if i % 2 else (-4, -9),
+            textcoords="offset points",
+            ha="left" if i % 2 else "right",
+        )
     for scale_factor, axis in axes.items():
         axis.set_xscale("log")
+        axis.set_yscale("log")
         axis.set_title(f"x{scale_factor}")
         axis.set_xlabel("seconds per image")
         axis.set_ylabel("below the true kernel's image (dB)")
-        axis.margins(x=0.25)
-        axis.grid(alpha=0.3)
+        axis.margins(x=0.15)
+        axis.grid(which="both", alpha=0.3)
     figure.savefig(path, dpi=100)
 
 
