@@ -126,7 +126,10 @@ def estimate(
         raise ValueError(f"x{scale_factor}: KernelGAN-FKP works at x2 and, through the x2 kernel, x4; try DIPFKP")
     height, width = lr.shape[-2:]
     if min(height, width) < SMALLEST:
-        raise ValueError(f"the picture ({width}×{height}) is too small: {SMALLEST} pixels are needed on each side")
+        raise ValueError(
+            f"the picture ({width}×{height}) is too small: {SMALLEST} pixels are needed on each side; use a "
+            "larger one, or DIPFKP"
+        )
     shave = min(settings.shave, (min(height, width) - SMALLEST) // 2)
     inner = lr[..., shave : height - shave, shave : width - shave]
     # Where no window of the usual size can be placed freely, smaller ones are taken.
