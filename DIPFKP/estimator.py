@@ -19,7 +19,16 @@ from blindsr.kernels import kernel_side
 from DIPFKP.network import ImagePrior, scales_for
 from FKP import KernelPredictor, KernelPrior, SphericalAdam, Start, load_for_search
 
-__all__ = ["PRESETS", "DIPSettings", "KernelModel", "estimate", "pretrained_estimator", "ssim", "textured_crop"]
+__all__ = [
+    "PRESETS",
+    "DIPSettings",
+    "KernelModel",
+    "Preset",
+    "estimate",
+    "pretrained_estimator",
+    "ssim",
+    "textured_crop",
+]
 
 KernelModel = Literal["DIPFKP", "DIPSoftmax", "DoubleDIP"]
 
@@ -29,7 +38,7 @@ class DIPSettings:
     """How an image and its kernel are fitted; in brackets what the paper, section 4.2, and --preset paper take."""
 
     iterations: int = 1000
-    """Iterations of the joint fit (paper: 1000)."""
+    """Iterations of the joint fit (paper: 1000). 0: the predicted start is the kernel."""
     ssim_iterations: int = 80
     """Iterations with the loss 1 − SSIM before the mean squared error takes over (paper: 80)."""
     frozen_iterations: int = 75
@@ -58,34 +67,39 @@ class DIPSettings:
     """Where DIPFKP's search for the kernel starts: at one kernel for all images (paper), or at the predictor's."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "iterations", "crop", "image_rate", "kernel_rate")
+        require_positive(self, "crop", "image_rate", "kernel_rate")
         require_between(self, 0, 1e9, "pull")
         require_between(self, 2, 1024, "channels")
         if self.image_iterations is not None:
             require_positive(self, "image_iterations")
         if self.image_channels is not None:
             require_between(self, 2, 1024, "image_channels")
-        require_iterations_beyond_frozen(self)
+        if self.iterations != 0 or self.start != "predicted" or self.image_iterations is None:
+            require_positive(self, "iterations")
+            require_iterations_beyond_frozen(self)
 
 
-PRESETS = {
+# Chosen on photographs of BSDS500 and others. The pixel loss hardly tells kernels of different width apart
+# (DIP fits the LR image as well with a wrong one), so the kernel stays near where the predictor saw it.
+_DEFAULT = DIPSettings(
+    iterations=150,
+    ssim_iterations=50,
+    channels=32,
+    non_local=False,
+    crop=192,
+    crop_position="texture",
+    frozen_iterations=50,
+    kernel_rate=2e-2,
+    pull=10.0,
+    image_iterations=500,
+    image_channels=64,
+    start="predicted",
+)
+Preset = Literal["default", "prediction", "paper"]
+PRESETS: dict[str, DIPSettings] = {
+    "default": _DEFAULT,
+    "prediction": replace(_DEFAULT, iterations=0),
     "paper": DIPSettings(),
-    # Chosen on photographs of BSDS500 and others. The pixel loss hardly tells kernels of different width apart
-    # (DIP fits the LR image as well with a wrong one), so the kernel stays near where the predictor saw it.
-    "default": DIPSettings(
-        iterations=150,
-        ssim_iterations=50,
-        channels=32,
-        non_local=False,
-        crop=192,
-        crop_position="texture",
-        frozen_iterations=50,
-        kernel_rate=2e-2,
-        pull=10.0,
-        image_iterations=500,
-        image_channels=64,
-        start="predicted",
-    ),
 }
 
 
@@ -186,9 +200,10 @@ def estimate(
         The estimate; its image is None unless wanted.
 
     Raises:
-        ValueError: the HR image is smaller than the kernel.
+        ValueError: the HR image is smaller than the kernel, or a baseline is to make no iterations.
     """
     began = time.perf_counter()
+    _require_search(settings, model)
     device = lr.device
     generator = torch.Generator().manual_seed(seed)
     side = kernel_side(scale_factor)
@@ -220,7 +235,9 @@ def estimate(
     )
     total = settings.iterations + (image_settings.iterations if refit else 0)
     log = SearchLog(total, on_step, "use a smaller --image-rate or --kernel-rate")
-    image = _fit(crop, scale_factor, settings, decode, kernel_optimizer, start, whole, generator, log)
+    image = None
+    if settings.iterations:
+        image = _fit(crop, scale_factor, settings, decode, kernel_optimizer, start, whole, generator, log)
     with torch.no_grad():
         kernel = decode()
     log.kernel(kernel, last=True)
@@ -228,7 +245,7 @@ def estimate(
         image = _fit(lr, scale_factor, image_settings, lambda: kernel, None, None, True, generator, log)
     return Estimate(
         kernel=kernel.cpu(),
-        image=image.cpu() if want_image else None,
+        image=image.cpu() if image is not None and want_image else None,
         losses=log.losses,
         seconds=time.perf_counter() - began,
         seed=seed,
@@ -251,11 +268,18 @@ def pretrained_estimator(
 
     Raises:
         FileNotFoundError, ValueError: there is no such file, or it holds other weights.
+        ValueError: a baseline is to make no iterations.
     """
+    _require_search(settings, model)
     prior = predictor = None
     if model == "DIPFKP":
         prior, predictor = load_for_search(scale_factor, settings.start, device, path_prior, path_predictor)
     return partial(estimate, prior=prior, predictor=predictor, settings=settings, model=model, want_image=want_image)
+
+
+def _require_search(settings: DIPSettings, model: KernelModel) -> None:
+    if settings.iterations == 0 and model != "DIPFKP":
+        raise ValueError(f"{model} has no predicted start: give it --iterations, or --preset paper")
 
 
 def _fit(

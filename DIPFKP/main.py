@@ -7,14 +7,14 @@ A photograph of yours: python main.py --SR --sf 2 --real -i photo.png
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from blindsr.cli import EstimatorOptions, parse, peek, run, run_estimator
 from blindsr.devices import pick_device
 from blindsr.paths import pretrained_path
-from DIPFKP.estimator import PRESETS, DIPSettings, KernelModel, pretrained_estimator
+from DIPFKP.estimator import PRESETS, DIPSettings, KernelModel, Preset, pretrained_estimator
 from NonblindSR.tiling import pretrained_nonblind
 
 
@@ -28,8 +28,9 @@ class Options(EstimatorOptions):
     """Weights of the kernel prior; without it, the shipped data/pretrained_models/FKP_x<sf>.pt."""
     path_predictor: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Weights of the predictor of the start; without it, the shipped data/pretrained_models/kernel_predictor.pth."""
-    preset: Literal["default", "paper"] = "default"
-    """Settings: default (fast), or paper (1000 iterations of the large network). Options below override it."""
+    preset: Preset = "default"
+    """Settings: default (fast), prediction (a second: the search's start without the search), or paper (1000
+    iterations of the large network). Options below override it."""
     settings: DIPSettings = field(default_factory=DIPSettings)
 
     def files(self) -> dict[str, Path]:

@@ -9,9 +9,8 @@ python benchmarks/estimators.py --log runs/estimators.jsonl
 
 import resource
 import tempfile
-import time
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,11 @@ from blindsr.cli import parse, run
 from blindsr.datasets import find_items, prepare
 from blindsr.degradation import centre_crop
 from blindsr.devices import pick_device
-from blindsr.estimation import Estimate, Estimator, OnStep
+from blindsr.estimation import Estimator
 from blindsr.images import write_image
 from blindsr.kernels import as_kernel
 from blindsr.metrics import kernel_psnr
 from blindsr.paths import RUNS
-from FKP import KernelPredictor
 from KernelGANFKP.estimator import KernelModel, preset
 from logbook import measured
 from NonblindSR.evaluation import read_example, score
@@ -50,8 +48,8 @@ PHOTOGRAPHS = (
     "rocket",
     "stereo_motorcycle",
 )
-PREDICTION = "prediction alone"
-METHODS = ("KernelGAN", "KernelGAN-FKP, paper", "KernelGAN-FKP", "DIP-FKP", PREDICTION)
+DIP_PRESETS = {"DIP-FKP": "default", "prediction alone": "prediction"}
+METHODS = ("KernelGAN", "KernelGAN-FKP, paper", "KernelGAN-FKP", *DIP_PRESETS)
 
 
 @dataclass(frozen=True)
@@ -94,23 +92,12 @@ def examples(scale_factor: int) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
 
 def estimator_of(method: str, scale_factor: int) -> Estimator:
     device = pick_device()
-    if method == PREDICTION:
-        return partial(predict, KernelPredictor.from_pretrained().to(device))
-    if method == "DIP-FKP":
-        return DIPFKP.estimator.pretrained_estimator(scale_factor, device)
+    if method in DIP_PRESETS:
+        settings = DIPFKP.estimator.PRESETS[DIP_PRESETS[method]]
+        return DIPFKP.estimator.pretrained_estimator(scale_factor, device, settings)
     model: KernelModel = "KernelGAN" if method == "KernelGAN" else "KernelGANFKP"
-    settings = preset("paper" if "paper" in method else "default", model, scale_factor)
-    return KernelGANFKP.estimator.pretrained_estimator(scale_factor, device, settings, model)
-
-
-def predict(
-    predictor: KernelPredictor, lr: Tensor, scale_factor: int, *, seed: int, on_step: OnStep | None = None
-) -> Estimate:
-    """The kernel at which the searches start, as an estimator."""
-    began = time.perf_counter()
-    prediction = predictor.predict(lr, scale_factor)
-    seconds = time.perf_counter() - began
-    return Estimate(prediction.kernel, None, [], seconds, seed, expected_error=prediction.expected_error)
+    gan_settings = preset("paper" if "paper" in method else "default", model, scale_factor)
+    return KernelGANFKP.estimator.pretrained_estimator(scale_factor, device, gan_settings, model)
 
 
 def measure(method: str, scale_factor: int, seed: int, name: str) -> dict[str, Any]:

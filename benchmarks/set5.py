@@ -15,7 +15,6 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from blindsr.cli import parse, run
 from blindsr.datasets import find_items
 from blindsr.devices import keep_freed_memory, pick_device
 from blindsr.pipeline import process
-from DIPFKP.estimator import PRESETS, pretrained_estimator
+from DIPFKP.estimator import PRESETS, Preset, pretrained_estimator
 from NonblindSR.usrnet import USRNet
 
 PUBLISHED = {2: "32.34/0.9308", 3: "30.78/0.8840", 4: "29.29/0.8508"}
@@ -41,7 +40,7 @@ class Options:
     """Folder with the official weights, for a second row of each scale."""
     scales: tuple[int, ...] = (2, 3, 4)
     """Scale factors."""
-    preset: Literal["default", "paper"] = "default"
+    preset: Preset = "default"
     """Settings of the estimator."""
     seeds: tuple[int, ...] = (0,)
     """Seeds to average over."""

@@ -8,7 +8,6 @@ other settings need another log.
 python benchmarks/variants.py --images photographs/ --log runs/variants.jsonl --figure docs/variants.png
 """
 
-import time
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -30,7 +29,6 @@ from blindsr.metrics import kernel_psnr
 from blindsr.paths import RUNS
 from blindsr.training import hold_out, read_photographs
 from DIPFKP.estimator import PRESETS, pretrained_estimator
-from FKP import KernelPredictor
 from logbook import measured
 from NonblindSR.evaluation import score
 from NonblindSR.usrnet import USRNet
@@ -40,7 +38,7 @@ COLUMNS = ("kernel_psnr", "psnr", "below", "seconds")
 DEFAULT = PRESETS["default"]
 VARIANTS = {
     "default preset": DEFAULT,
-    "prediction alone": None,
+    "prediction alone": PRESETS["prediction"],
     "fixed start, no pull": replace(DEFAULT, start="fixed", pull=0.0),
     "no pull": replace(DEFAULT, pull=0.0),
     "no pull, a quarter of the rate": replace(DEFAULT, pull=0.0, kernel_rate=5e-3),
@@ -54,7 +52,6 @@ VARIANTS = {
     "crop of 320": replace(DEFAULT, crop=320),
     "paper": PRESETS["paper"],
 }
-"""Settings by name; None is the predictor's kernel without any search."""
 
 
 @dataclass(frozen=True)
@@ -108,18 +105,10 @@ def measure(
     kernel = random_kernels(1, scale_factor, torch.Generator().manual_seed(1000 + index))
     lr = quantize(degrade(hr, kernel, scale_factor))
     device = pick_device()
-    settings = VARIANTS[variant]
-    if settings is None:
-        predictor = KernelPredictor.from_pretrained().to(device)
-        began = time.perf_counter()
-        found = predictor.predict(lr.to(device), scale_factor).kernel
-        seconds = time.perf_counter() - began
-    else:
-        estimate = pretrained_estimator(scale_factor, device, settings)(lr.to(device), scale_factor, seed=seed)
-        found, seconds = estimate.kernel, estimate.seconds
+    found = pretrained_estimator(scale_factor, device, VARIANTS[variant])(lr.to(device), scale_factor, seed=seed)
     net = USRNet.from_pretrained(path_nonblind).to(device)
-    true_psnr, psnr = (score(net, lr, k, hr, scale_factor)[0] for k in (kernel, found))
-    values = (kernel_psnr(found, kernel), psnr, true_psnr - psnr, seconds)
+    true_psnr, psnr = (score(net, lr, k, hr, scale_factor)[0] for k in (kernel, found.kernel))
+    values = (kernel_psnr(found.kernel, kernel), psnr, true_psnr - psnr, found.seconds)
     return dict(zip(COLUMNS, values, strict=True))
 
 

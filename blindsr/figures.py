@@ -51,8 +51,10 @@ def save_search(path: Path, kernels: list[tuple[int, Tensor]], losses: dict[str,
         losses: by their names; those that are empty are left out.
         last: title of the last one.
     """
-    figure = Figure(figsize=(12, 4 if kernels else 2.6), layout="constrained")
-    grid = figure.add_gridspec(2 if kernels else 1, max(1, len(kernels)))
+    drawn = {name: values for name, values in losses.items() if values}
+    rows = max(1, bool(kernels) + bool(drawn))
+    figure = Figure(figsize=(12, 4 if rows == 2 else 2.6), layout="constrained")
+    grid = figure.add_gridspec(rows, max(1, len(kernels)))
     largest = max((float(kernel.max()) for _, kernel in kernels), default=1.0)
     for column, (done, kernel) in enumerate(kernels):
         axis = figure.add_subplot(grid[0, column])
@@ -60,17 +62,17 @@ def save_search(path: Path, kernels: list[tuple[int, Tensor]], losses: dict[str,
         axis.set_title(last if column == len(kernels) - 1 else str(done), fontsize=9)
         axis.set_xticks([])
         axis.set_yticks([])
-    axis = figure.add_subplot(grid[-1, :])
-    drawn = {name: values for name, values in losses.items() if values}
-    for name, values in drawn.items():
-        axis.plot(range(1, len(values) + 1), values, linewidth=0.8, label=name)
-    if min((min(values) for values in drawn.values()), default=0) > 0:
-        axis.set_yscale("log")
-    axis.set_xlabel("iteration")
-    axis.set_ylabel("loss")
-    if len(drawn) > 1:
-        axis.legend(fontsize=8)
-    axis.grid(alpha=0.3)
+    if drawn:
+        axis = figure.add_subplot(grid[-1, :])
+        for name, values in drawn.items():
+            axis.plot(range(1, len(values) + 1), values, linewidth=0.8, label=name)
+        if min(min(values) for values in drawn.values()) > 0:
+            axis.set_yscale("log")
+        axis.set_xlabel("iteration")
+        axis.set_ylabel("loss")
+        if len(drawn) > 1:
+            axis.legend(fontsize=8)
+        axis.grid(alpha=0.3)
     with write_whole(path) as temporary:
         figure.savefig(temporary, dpi=120)
 

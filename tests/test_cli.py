@@ -263,7 +263,7 @@ def test_wrong_options_are_one_line():
         ["--preset", "fast"],
         ["--preset"],
         ["--model", "USRNet"],
-        ["--iterations", 0],
+        ["--iterations", -1],
         ["--iterations", 20],
         ["--iterations", "abc"],
     ):

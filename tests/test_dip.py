@@ -9,7 +9,7 @@ from blindsr.kernels import gaussian_kernels, kernel_side
 from blindsr.metrics import kernel_psnr
 from DIPFKP.estimator import PRESETS, DIPSettings, estimate, ssim, textured_crop
 from DIPFKP.network import ImagePrior, scales_for
-from FKP import KernelPrior
+from FKP import KernelPredictor, KernelPrior
 
 SHORT = DIPSettings(
     iterations=20,
@@ -50,6 +50,36 @@ def test_paper_preset_is_the_papers():
     assert PRESETS["paper"] == DIPSettings(
         1000, 80, 75, 128, True, 960, "centre", 5e-3, 0.5, 0.0, None, None, "fixed"
     )
+
+
+def test_the_prediction_alone_is_where_the_search_starts(blurred, prior):
+    predictor = KernelPredictor.from_pretrained()
+    searches = [
+        dataclasses.replace(PRESETS["default"], iterations=n, frozen_iterations=0, channels=8) for n in (0, 1)
+    ]
+    assert searches[0] == dataclasses.replace(PRESETS["prediction"], frozen_iterations=0, channels=8)
+    alone, started = (
+        estimate(blurred[0], 2, prior=prior, predictor=predictor, settings=settings) for settings in searches
+    )
+    assert torch.equal(alone.kernel, started.path[0][1])
+    assert not torch.equal(alone.kernel, started.kernel)
+    assert (alone.losses, alone.moved, alone.expected_error) == ([], 0, started.expected_error)
+
+
+def test_the_prediction_alone_has_a_picture_too(blurred, prior):
+    settings = dataclasses.replace(PRESETS["prediction"], image_iterations=2, image_channels=8)
+    predictor = KernelPredictor.from_pretrained()
+    found = estimate(blurred[0], 2, prior=prior, predictor=predictor, settings=settings, want_image=True)
+    assert found.image is not None
+    assert found.image.shape == (1, 3, 72, 96)
+    assert len(found.losses) == 2
+
+
+def test_no_iterations_need_a_prediction(blurred):
+    with pytest.raises(ValueError, match="--iterations 0"):
+        DIPSettings(iterations=0, frozen_iterations=0)
+    with pytest.raises(ValueError, match="DIPSoftmax has no predicted start"):
+        estimate(blurred[0], 2, model="DIPSoftmax", settings=PRESETS["prediction"])
 
 
 @pytest.mark.parametrize("size", [(3, 3), (3, 5), (21, 21), (33, 50), (72, 96)])
