@@ -1,6 +1,6 @@
 """What DIP-FKP's default preset is made of: variants of it on held-out photographs, accuracy against seconds.
 
-The middle 320×320 pixels of photographs that the predictor was not trained on, each blurred by a kernel of its own;
+The middle 256×256 pixels of photographs that the predictor was not trained on, each blurred by a kernel of its own;
 for each variant the kernel PSNR, what the super-resolved image loses to the true kernel's, and the seconds. Broken
 off, the same command goes on from its log; table and figure are made of what that holds, so that other photographs or
 other settings need another log.
@@ -33,7 +33,7 @@ from logbook import measured
 from NonblindSR.evaluation import score
 from NonblindSR.usrnet import USRNet
 
-SIDE = 320
+SIDE = 256
 COLUMNS = ("kernel_psnr", "psnr", "below", "seconds")
 DEFAULT = PRESETS["default"]
 VARIANTS = {
@@ -49,7 +49,7 @@ VARIANTS = {
     "64 channels": replace(DEFAULT, channels=64),
     "16 channels": replace(DEFAULT, channels=16),
     "crop of 128": replace(DEFAULT, crop=128),
-    "crop of 320": replace(DEFAULT, crop=320),
+    "crop of 256": replace(DEFAULT, crop=256),
     "paper": PRESETS["paper"],
 }
 
@@ -65,7 +65,7 @@ class Options:
     figure: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Picture to draw."""
     variants: tuple[str, ...] = tuple(name for name in VARIANTS if name != "paper")
-    """Which variants; "paper" is not among them unless named, for it takes half an hour and more a photograph."""
+    """Which variants; "paper" is not among them unless named, for it takes a quarter of an hour a photograph."""
     scales: tuple[int, ...] = (2, 3, 4)
     """Scale factors."""
     zoom: float = 1.0
@@ -81,7 +81,7 @@ class Options:
 
 
 def read(options: Options) -> list[Tensor]:
-    """The photographs, 1×3×320×320 or as large as ``options.zoom`` leaves them."""
+    """The photographs, 1×3×256×256 or as large as ``options.zoom`` leaves them."""
     _, held_out = hold_out(read_photographs(options.images, SIDE), options.held_out)
     chosen = (held_out[int(index * len(held_out) / options.photographs)] for index in range(options.photographs))
     photographs = [centre_crop(photograph, SIDE)[None].float() / 255 for photograph in chosen]
