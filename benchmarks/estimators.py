@@ -77,10 +77,9 @@ def examples(scale_factor: int) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
         folder = Path(name)
         (folder / "HR").mkdir()
         for photograph in PHOTOGRAPHS:
-            array = getattr(skimage.data, photograph)()  # of a stereo pair the left one
-            pixels = torch.from_numpy(
-                array[0] if isinstance(array, tuple) else array
-            )  # of a stereo pair the left one
+            array = getattr(skimage.data, photograph)()
+            array = array[0] if isinstance(array, tuple) else array  # of a stereo pair the left one
+            pixels = torch.from_numpy(array)
             pixels = pixels.unsqueeze(-1).expand(*pixels.shape, 3) if pixels.ndim == 2 else pixels
             pixels = centre_crop(pixels.permute(2, 0, 1), 512).permute(1, 2, 0)
             write_image(folder / "HR" / f"{photograph}.png", pixels.numpy())
