@@ -25,9 +25,10 @@ Start = Literal["fixed", "predicted"]
 
 PIXEL_VARIANCE = 1 / 12
 """Variance of an LR pixel's own square, in LR pixels²: blur far below it leaves no trace, so logs start there."""
-TILE = 96
-"""Side in LR pixels of the windows that a prediction averages over; training crops are of that order."""
-TILES = 32
+TILE = 192
+"""Side in LR pixels of the windows that a prediction averages over. The sharpest edges tell most, so much is seen at
+once: more than the training shows (144 at most), and the errors are yet smaller than with windows of 96."""
+TILES = 8
 """Most windows that are looked at, those with the strongest gradients."""
 SMALLEST = 16
 """Sides in LR pixels below which an image is extended by its border pixels."""

@@ -12,7 +12,7 @@ from blindsr.metrics import kernel_psnr
 from blindsr.paths import pretrained_path
 from DIPFKP.estimator import DIPSettings, estimate
 from FKP import KernelPredictor, KernelPrior
-from FKP.predictor import TILES, _textured_tiles, from_log_covariance, to_log_covariance
+from FKP.predictor import TILE, TILES, _textured_tiles, from_log_covariance, to_log_covariance
 from FKP.predictor_training import CropSource, PredictorSettings, negative_log_likelihood, train_predictor
 
 
@@ -134,9 +134,9 @@ def test_only_the_textured_tiles_of_a_large_picture_are_looked_at():
     luma = torch.full((1, 1, 1000, 900), 0.5)
     luma[..., 600:700, 300:400] = torch.rand(100, 100, generator=torch.Generator().manual_seed(0))
     tiles = _textured_tiles(luma)
-    assert tiles.shape == (TILES, 1, 96, 96)
+    assert tiles.shape == (TILES, 1, TILE, TILE)
     assert tiles[0].std() > 0.1
-    assert len(_textured_tiles(luma[..., :96, :96])) == 1
+    assert len(_textured_tiles(luma[..., :TILE, :TILE])) == 1
 
 
 @pytest.mark.parametrize("scale_factor", [2, 3, 4])
