@@ -117,25 +117,19 @@ def draw(rows: dict[tuple[int, str], tuple[float, ...]], path: Path) -> None:
     scales = list(dict.fromkeys(scale_factor for scale_factor, _ in rows))
     figure = Figure(figsize=(9 * len(scales), 6), layout="constrained")
     axes = dict(zip(scales, figure.subplots(1, len(scales), squeeze=False)[0], strict=True))
-    for i, ((scale_factor, variant), (_, _, below, _, seconds)) in enumerate(rows.items()):
-        place = (seconds, below)
-        axes[scale_factor].scatter(*place, color="C3" if VARIANTS[variant] in PRESETS.values() else "C0", s=18)
-        axes[scale_factor].annotate(
-            variant,
-            place,
-            fontsize=8,
-            xytext=(4, 3) if i % 2 else (-4, -9),
-            textcoords="offset points",
-            ha="left" if i % 2 else "right",
-        )
+    for (scale_factor, variant), (_, _, below, _, seconds) in rows.items():
+        i = list(VARIANTS).index(variant)
+        marker, size = ("*", 120) if VARIANTS[variant] in PRESETS.values() else ("os^vDPX"[i % 7], 30)
+        axes[scale_factor].scatter(seconds, below, s=size, marker=marker, color=f"C{i % 10}", label=variant)
     for scale_factor, axis in axes.items():
         axis.set_xscale("log")
         axis.set_yscale("log")
         axis.set_title(f"x{scale_factor}")
         axis.set_xlabel("seconds per image")
         axis.set_ylabel("below the true kernel's image (dB)")
-        axis.margins(x=0.15)
+        axis.yaxis.set_minor_formatter("{x:g}")
         axis.grid(which="both", alpha=0.3)
+        axis.legend(title="★ a preset", loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=100)
 
 
