@@ -21,9 +21,10 @@ from KernelGANFKP.crops import CropSampler, crop_probabilities, gradient_map, ha
 from KernelGANFKP.losses import bicubic_loss, gradient_penalty, kernel_losses, post_process
 from KernelGANFKP.networks import Critic, Discriminator, LinearGenerator
 
-__all__ = ["SMALLEST", "GANSettings", "KernelModel", "estimate", "preset", "pretrained_estimator"]
+__all__ = ["SMALLEST", "GANSettings", "KernelModel", "Preset", "estimate", "preset", "pretrained_estimator"]
 
 KernelModel = Literal["KernelGANFKP", "KernelGAN"]
+Preset = Literal["default", "prediction", "paper"]
 
 WINDOW, SETTLED = 50, 0.01
 """A kernel has come to rest when its means over the last two windows of iterations differ by less than this."""
@@ -36,7 +37,7 @@ class GANSettings:
     """How the kernel is searched; in brackets what the paper's supplement and the release take."""
 
     iterations: int = 1000
-    """Iterations (paper: 1000 at x2, 4000 at x4; KernelGAN: 3000)."""
+    """Iterations (paper: 1000 at x2, 4000 at x4; KernelGAN: 3000). 0: the predicted start is the kernel."""
     critic_steps: int = 3
     """Critic steps per iteration (release: 3)."""
     latent_steps: int = 3
@@ -64,15 +65,23 @@ class GANSettings:
     10; with --real 0)."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "iterations", "critic_steps", "latent_steps", "batch", "critic_rate", "kernel_rate")
+        require_positive(self, "critic_steps", "latent_steps", "batch", "critic_rate", "kernel_rate")
         require_between(self, 32, 256, "crop")
         require_between(self, 0, 1000, "shave")
         require_between(self, 0, 1e9, "pull", "penalty")
-        require_iterations_beyond_frozen(self)
+        if self.iterations != 0 or self.start != "predicted":
+            require_positive(self, "iterations")
+            require_iterations_beyond_frozen(self)
 
 
-def preset(name: Literal["default", "paper"], model: KernelModel, scale_factor: int) -> GANSettings:
-    """The settings of a preset, which for the paper's depend on model and scale factor."""
+def preset(name: Preset, model: KernelModel, scale_factor: int) -> GANSettings:
+    """The settings of a preset, which for the paper's depend on model and scale factor.
+
+    Raises:
+        ValueError: KernelGAN has nothing to predict with.
+    """
+    if model == "KernelGAN" and name == "prediction":
+        raise ValueError("--preset prediction: KernelGAN has no predicted start; use --model KernelGANFKP")
     if model == "KernelGAN":
         return GANSettings(iterations=3000, critic_rate=2e-4, kernel_rate=2e-4)
     if name == "paper":
@@ -80,7 +89,7 @@ def preset(name: Literal["default", "paper"], model: KernelModel, scale_factor: 
     # Chosen on photographs of BSDS500. Left alone the critic leads the kernel away from the true one, since an
     # image's patches are sharper at half its size whatever the kernel; near the predicted one it does no harm.
     return GANSettings(
-        iterations=300,
+        iterations=0 if name == "prediction" else 300,
         critic_steps=1,
         latent_steps=1,
         batch=16,
@@ -119,7 +128,7 @@ def estimate(
         The estimate; it has no image.
 
     Raises:
-        ValueError: another scale factor, or an image that is too small.
+        ValueError: another scale factor, an image that is too small, or KernelGAN is to make no iterations.
     """
     began = time.perf_counter()
     if scale_factor not in (2, 4):
@@ -142,6 +151,8 @@ def estimate(
     generator = torch.Generator().manual_seed(seed)
     log = SearchLog(settings.iterations, on_step, "use a smaller --critic-rate or --kernel-rate")
     expected_error = None
+    _require_search(settings, model)
+    converged: bool | None
     if model == "KernelGAN":
         kernel, converged = _search_kernelgan(inner, crop, settings, generator, log)
     else:
@@ -188,12 +199,21 @@ def pretrained_estimator(
 
     Raises:
         FileNotFoundError, ValueError: there is no such file, or it holds other weights.
+        ValueError: KernelGAN is to make no iterations.
     """
     settings = settings or preset("default", model, scale_factor)
+    _require_search(settings, model)
     prior = predictor = None
     if model == "KernelGANFKP":
         prior, predictor = load_for_search(2, settings.start, device, path_prior, path_predictor)
     return partial(estimate, prior=prior, predictor=predictor, settings=settings, model=model)
+
+
+def _require_search(settings: GANSettings, model: KernelModel) -> None:
+    if settings.iterations == 0 and model == "KernelGAN":
+        raise ValueError(
+            "--iterations 0: KernelGAN has no predicted start; give it more, or use --model KernelGANFKP"
+        )
 
 
 def _samplers(lr: Tensor, crop: int, side: int) -> tuple[CropSampler, CropSampler]:
@@ -223,7 +243,8 @@ def _search_fkp(
     latent: Tensor,
     generator: torch.Generator,
     log: SearchLog,
-) -> tuple[Tensor, bool]:
+) -> tuple[Tensor, bool | None]:
+    """The kernel, and whether it had come to rest; None where nothing was searched."""
     large, small = _samplers(lr, crop, prior.side)
     critic = Critic(generator).to(lr.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     critic_optimizer = torch.optim.Adam(critic.parameters(), lr=settings.critic_rate, betas=(0.5, 0.999))
@@ -262,7 +283,7 @@ def _search_fkp(
         if settings.stop_when_settled and _settled(moving):
             break
     log.kernel(kernel, last=True)
-    return kernel.detach(), _settled(moving)
+    return kernel.detach(), _settled(moving) if settings.iterations else None
 
 
 def _settled(kernels: Sequence[Tensor]) -> bool:

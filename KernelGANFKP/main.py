@@ -15,7 +15,7 @@ import tyro
 from blindsr.cli import EstimatorOptions, parse, peek, run, run_estimator
 from blindsr.devices import pick_device
 from blindsr.paths import pretrained_path
-from KernelGANFKP.estimator import GANSettings, KernelModel, preset, pretrained_estimator
+from KernelGANFKP.estimator import GANSettings, KernelModel, Preset, preset, pretrained_estimator
 from NonblindSR.tiling import pretrained_nonblind
 
 
@@ -23,14 +23,17 @@ from NonblindSR.tiling import pretrained_nonblind
 class Options(EstimatorOptions):
     """What ``python main.py`` takes."""
 
+    sf: Annotated[Literal[2, 3, 4, 8], tyro.conf.arg(metavar="{2,4}")] = 2
+    """Scale factor."""
     model: KernelModel = "KernelGANFKP"
     """KernelGANFKP, or the baseline without the kernel prior: KernelGAN."""
     path_KP: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Weights of the x2 kernel prior; without it, the shipped data/pretrained_models/FKP_x2.pt."""
     path_predictor: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Weights of the predictor of the start; without it, the shipped data/pretrained_models/kernel_predictor.pth."""
-    preset: Literal["default", "paper"] = "default"
-    """Settings: default (fast), or paper. Options below override it."""
+    preset: Preset = "default"
+    """Settings: default (fast), prediction (a second: the search's start without the search), or paper. Options below
+    override it."""
     settings: GANSettings = field(default_factory=GANSettings)
 
     def files(self) -> dict[str, Path]:

@@ -202,6 +202,23 @@ def test_the_search_ends_when_the_kernel_rests_and_says_whether_it_does(lr, prio
     assert estimate(lr, 2, prior=prior, settings=SHORT).converged is False
 
 
+@pytest.mark.parametrize("scale_factor", [2, 4])
+def test_the_prediction_can_be_had_without_a_search(lr, prior, scale_factor):
+    predictor = KernelPredictor.from_pretrained()
+    settings = preset("prediction", "KernelGANFKP", scale_factor)
+    alone = estimate(lr, scale_factor, prior=prior, predictor=predictor, settings=settings)
+    assert (alone.losses, alone.moved, alone.converged) == ([], 0, None)
+    searched = dataclasses.replace(settings, iterations=1, frozen_iterations=0, batch=2)
+    found = estimate(lr, scale_factor, prior=prior, predictor=predictor, settings=searched)
+    assert torch.equal(alone.path[0][1], found.path[0][1])
+    with pytest.raises(ValueError, match="--iterations 0"):
+        estimate(lr, scale_factor, settings=settings, model="KernelGAN")
+    with pytest.raises(ValueError, match="--preset prediction"):
+        preset("prediction", "KernelGAN", scale_factor)
+    with pytest.raises(ValueError, match="--iterations 0"):
+        dataclasses.replace(SHORT, iterations=0)
+
+
 def test_the_pull_and_the_frozen_iterations_hold_the_kernel(lr, prior):
     free = dataclasses.replace(SHORT, iterations=12, batch=2, critic_steps=1, crop=32, kernel_rate=0.05)
     moved = {
