@@ -30,12 +30,14 @@ from blindsr.training import OnValidation, process_rank
 
 __all__ = ["EstimatorOptions", "parse", "peek", "run", "run_estimator", "training_bar"]
 
+logger = logging.getLogger(__name__)
+
 Options = TypeVar("Options")
 
 REAL_SIGMA = 10 / 255
 """Noise level told to the non-blind network for real photographs (official release)."""
-UNCERTAIN = 0.3
-"""Expected relative error of a kernel's covariance above which the result says so."""
+RARELY = 30
+"""Seconds between progress lines where these go to a file instead of a terminal."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class EstimatorOptions:
     """Scale factor."""
     dataset: Annotated[str, tyro.conf.arg(aliases=["-d"])] = "Test"
     """A prepared dataset: a name under data/datasets, or a folder with HR, LR and kernel folders inside."""
-    input_dir: Annotated[tuple[Path, ...], tyro.conf.arg(aliases=["-i"], metavar="PATH [PATH ...]")] = ()
+    input_dir: Annotated[tuple[Path, ...], tyro.conf.arg(aliases=["-i", "--input"], metavar="PATH [PATH ...]")] = ()
     """Your own pictures instead of a dataset: pictures, folders, 'photos/*.jpg'. They are not scored."""
     output_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = None
     """Where results go; without it, data/log_<ESTIMATOR>/<dataset>_<model>_lr_x<sf>."""
@@ -148,6 +150,11 @@ def run(main: Callable[[], int]) -> None:
     sys.exit(status)
 
 
+def _pace() -> dict[str, float]:
+    """How often a progress bar is drawn, in tqdm's words."""
+    return {"delay": 0.1} if sys.stderr.isatty() else {"mininterval": RARELY, "maxinterval": RARELY}
+
+
 @contextmanager
 def training_bar(
     steps: int, what: str, describe: Callable[[float], str]
@@ -160,7 +167,7 @@ def training_bar(
         what: the scores' name.
         describe: formats a score.
     """
-    with tqdm(total=steps, unit="step", smoothing=0.05, disable=process_rank() > 0) as bar:
+    with tqdm(total=steps, unit="step", smoothing=0.05, disable=process_rank() > 0, **_pace()) as bar:
 
         def report(line: str) -> None:
             if not bar.disable:
@@ -195,6 +202,8 @@ def run_estimator(
     """
     if options.input_dir:
         items = input_items(options.input_dir)
+        if not options.real:
+            logger.warning("without --real the pictures are taken for prepared ones: no noise, circular borders")
         # Several pictures go by the names of their folders.
         folders = dict.fromkeys(item.lr.resolve().parent.name for item in items)
         alone = len(items) == 1 and not options.input_dir[0].is_dir()
@@ -231,7 +240,7 @@ def run_estimator(
     results: list[Result] = []
     bar_format = "{desc} {percentage:3.0f}%|{bar}| {n}/{total} [{elapsed}<{remaining}{postfix}]"
     interrupted = False
-    with records, tqdm(total=1, bar_format=bar_format, delay=0.1) as bar, logging_redirect_tqdm():
+    with records, tqdm(total=1, bar_format=bar_format, **_pace()) as bar, logging_redirect_tqdm():
 
         def progress(item: Item) -> OnStep:
             bar.reset()
@@ -263,7 +272,9 @@ def run_estimator(
                 bar.write(_line(result), file=sys.stdout if result.error is None else sys.stderr)
         except KeyboardInterrupt:
             interrupted = True
-        bar.leave = bar.n > 0  # nothing is left to see of it where all was done before
+        bar.leave = bar.n > 0  # nothing is left to see of it where all was done before, or without iterations
+        if not bar.leave:
+            bar.clear()
     done = [result for result in results if result.error is None]
     if len(done) > 1 and any(result.kernel_psnr is not None for result in done):
         print(_mean_line(done))
@@ -337,8 +348,6 @@ def _line(result: Result) -> str:
         parts.append(f"kernel PSNR {result.kernel_psnr:.2f} dB")
     if result.seconds:
         parts.append(f"{result.seconds:.1f} s")
-    if result.expected_error is not None and result.expected_error > UNCERTAIN:
-        parts.append(f"uncertain: the picture shows too little of its blur (± {result.expected_error:.0%})")
     if result.converged is False:
         parts.append("the kernel had not come to rest")
     return "  ".join([*parts, *result.notes])

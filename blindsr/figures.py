@@ -43,34 +43,43 @@ def save_kernel_grid(path: Path, kernels: Tensor, columns: int = 10) -> None:
         figure.savefig(temporary, dpi=150)
 
 
-def save_search(path: Path, kernels: list[tuple[int, Tensor]], losses: dict[str, list[float]], last: str) -> None:
+def save_search(
+    path: Path, kernels: list[tuple[int, Tensor]], losses: dict[str, list[float]], last: str, result: Tensor
+) -> None:
     """Draw a search: the kernel along the way, 1×1×k×k after so many iterations, above the losses of each iteration.
 
     Args:
         kernels: on one grey scale; may be empty.
-        losses: by their names; those that are empty are left out.
-        last: title of the last one.
+        losses: by their names, none of them empty.
+        last: title of the last kernel.
+        result: the kernel that came of the search; drawn too, on its own scale, where another size was searched.
     """
-    drawn = {name: values for name, values in losses.items() if values}
-    rows = max(1, bool(kernels) + bool(drawn))
-    figure = Figure(figsize=(12, 4 if rows == 2 else 2.6), layout="constrained")
-    grid = figure.add_gridspec(rows, max(1, len(kernels)))
+    panels = [(str(done), kernel) for done, kernel in kernels]
     largest = max((float(kernel.max()) for _, kernel in kernels), default=1.0)
-    for column, (done, kernel) in enumerate(kernels):
+    if panels:
+        panels[-1] = (last, panels[-1][1])
+        panels[0] = (f"{panels[0][0]}, {kernels[0][1].shape[-1]}×{kernels[0][1].shape[-1]}", panels[0][1])
+    if not panels or result.shape != panels[-1][1].shape:
+        panels.append((f"result\n{result.shape[-1]}×{result.shape[-1]}", result))
+    rows = 1 + bool(losses)
+    figure = Figure(figsize=(12, 4 if rows == 2 else 2.6), layout="constrained")
+    grid = figure.add_gridspec(rows, len(panels))
+    for column, (title, kernel) in enumerate(panels):
         axis = figure.add_subplot(grid[0, column])
-        axis.imshow(kernel.detach()[0, 0].cpu().numpy(), cmap="viridis", vmin=0, vmax=largest)
-        axis.set_title(last if column == len(kernels) - 1 else str(done), fontsize=9)
+        brightest = largest if column < len(kernels) else float(kernel.max())
+        axis.imshow(kernel.detach()[0, 0].cpu().numpy(), cmap="viridis", vmin=0, vmax=brightest)
+        axis.set_title(title, fontsize=9)
         axis.set_xticks([])
         axis.set_yticks([])
-    if drawn:
+    if losses:
         axis = figure.add_subplot(grid[-1, :])
-        for name, values in drawn.items():
+        for name, values in losses.items():
             axis.plot(range(1, len(values) + 1), values, linewidth=0.8, label=name)
-        if min(min(values) for values in drawn.values()) > 0:
+        if min(min(values) for values in losses.values()) > 0:
             axis.set_yscale("log")
         axis.set_xlabel("iteration")
         axis.set_ylabel("loss")
-        if len(drawn) > 1:
+        if len(losses) > 1:
             axis.legend(fontsize=8)
         axis.grid(alpha=0.3)
     with write_whole(path) as temporary:
@@ -90,7 +99,7 @@ def save_training_log(path: Path, log: list[dict[str, Any]], score: str) -> None
     left.set_ylabel("training loss")
     for scale_factor in log[0]["scores"]:
         scores = np.array([entry["scores"][scale_factor] for entry in log])
-        right.plot(steps, scores - scores[-1], label=f"x{scale_factor}, last: {scores[-1]:.4g}")
+        right.plot(steps, scores - scores[-1], label=f"x{scale_factor}, last: {scores[-1]:#.4g}")
     right.set_ylabel(f"{score} − last")
     right.legend()
     for axis in (left, right):

@@ -346,6 +346,12 @@ def _require_numbers(mat: bytes) -> None:
 
 
 def write_kernel(path: Path, kernel: Tensor) -> None:
-    """Write a 1×1×k×k kernel as the variable ``Kernel`` (float64) of a MATLAB file, whole or not at all."""
+    """Write a 1×1×k×k kernel as the variable ``Kernel`` (float64) of a MATLAB file, whole or not at all.
+
+    The same kernel makes the same file: the description that it begins with, in which SciPy puts the date, is fixed.
+    """
+    content = io.BytesIO()
+    scipy.io.savemat(content, {"Kernel": kernel.detach()[0, 0].cpu().double().numpy()})
+    description = b"MATLAB 5.0 MAT-file, a blur kernel".ljust(116)
     with write_whole(path) as temporary:
-        scipy.io.savemat(str(temporary), {"Kernel": kernel.detach()[0, 0].cpu().double().numpy()})
+        temporary.write_bytes(description + content.getvalue()[116:])

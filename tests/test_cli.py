@@ -135,6 +135,8 @@ def test_own_picture_from_another_folder_with_relative_paths(own):
     assert done.returncode == 0, done.stderr
     assert cv2.imread(str(own.parent / "out" / "photo.png")).shape == (96, 128, 3)
     assert "PSNR" not in done.stdout
+    assert "note:" not in done.stderr
+    assert done.stderr.endswith("\n")  # the bar does not share its line with what follows
     assert sorted(path.name for path in own.iterdir()) == ["photo.png"]
 
 
@@ -155,6 +157,7 @@ def test_several_pictures_by_paths_and_a_pattern_in_tiles(own):
 def test_without_sr_the_estimators_image_is_the_result(own):
     done = command("DIPFKP", "--sf", 2, "-i", own, "-o", own.parent / "out", *QUICK)
     assert done.returncode == 0, done.stderr
+    assert "note: without --real" in done.stderr
     assert cv2.imread(str(own.parent / "out" / "photo.png")).shape == (96, 128, 3)
 
 
@@ -361,8 +364,15 @@ def test_nonblind_command(tmp_path, own):
     assert "mean" in done.stdout
     shutil.copy(own / "photo.png", own / "second.png")
     arguments = ["--steps", 2, "--batch", 2, "--patch", 24, "--validate-every", 1, "--held-out", 1]
-    arguments += ["--scales", 2, 3, "-o", tmp_path / "run"]
-    done = command("NonblindSR", "--train", "--images", own, *arguments)
+    arguments += ["--scales", 2, 3]
+    done = command("NonblindSR", "--train", "--images", own, *arguments, "-o", tmp_path / "run")
     assert done.returncode == 0, done.stderr
-    weights = tmp_path / "run" / "usrnet_tiny.pth"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "main.py"]
+    shared = [*torchrun, "--train", "--images", own, *arguments, "-o", tmp_path / "shared"]
+    done = subprocess.run(
+        [str(part) for part in shared], cwd=REPOSITORY / "NonblindSR", capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout + done.stderr).count("step 2: loss") == 1
+    weights = tmp_path / "shared" / "usrnet_tiny.pth"
     assert command("NonblindSR", "--evaluate", "--sf", 4, "--path-nonblind", weights).returncode == 0

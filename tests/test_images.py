@@ -285,6 +285,14 @@ def test_kernels_round_trip_exactly(tmp_path):
     torch.testing.assert_close(read_kernel(tmp_path / "kernel.mat"), kernel, rtol=0, atol=0)
 
 
+def test_a_kernel_makes_the_same_file_at_any_time(tmp_path, monkeypatch):
+    kernel = torch.rand(1, 1, 11, 11)
+    for name in ("a.mat", "b.mat"):
+        monkeypatch.setattr("time.asctime", lambda name=name: f"the day of {name}")
+        write_kernel(tmp_path / name, kernel)
+    assert (tmp_path / "a.mat").read_bytes() == (tmp_path / "b.mat").read_bytes()
+
+
 def test_kernels_of_numpy_files_are_read_and_never_unpickled(tmp_path, evil_pickle):
     kernel = np.random.RandomState(0).rand(5, 5).astype(np.float32)
     np.save(tmp_path / "kernel.npy", kernel)

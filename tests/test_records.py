@@ -17,7 +17,7 @@ import torch
 from blindsr.cli import EstimatorOptions, run_estimator
 from blindsr.datasets import Item, find_items, input_items
 from blindsr.estimation import Estimate
-from blindsr.pipeline import process
+from blindsr.pipeline import CURVE, process
 from blindsr.records import RECORDS, UNFINISHED, Record, Records, hash_inputs, read_records
 
 
@@ -34,7 +34,8 @@ class Quick:
         kernel = torch.full((1, 1, 11, 11), 1 / 121 + 1e-6 * seed)
         image = lr.repeat_interleave(scale_factor, 2).repeat_interleave(scale_factor, 3)
         on_step(1, 1, 0.5)
-        return Estimate(kernel, image, [0.5], seconds=1.5, seed=seed, notes=("a note",))
+        critic_losses = [float(i) for i in range(4000)]
+        return Estimate(kernel, image, [0.5], 1.5, seed, critic_losses, expected_error=0.5, notes=("a note",))
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +95,12 @@ def test_a_record_says_what_was_done_with_what(options, tmp_path):
     assert line["run"]["files"] == {"path_KP": "w.pt"}
     assert line["run"]["versions"]["torch"] == torch.__version__
     assert line["result"]["seconds"] == 1.5
-    assert line["result"]["notes"] == ["a note"]
+    assert line["result"]["notes"] == ["uncertain: the picture shows too little of its blur (± 50%)", "a note"]
+    kernel, critic = (np.array(line["result"]["losses"][name]) for name in ("kernel", "critic"))
+    assert kernel.tolist() == [[1, 0.5]]
+    assert len(critic) == CURVE
+    assert critic[[0, -1]].tolist() == [[1, 0], [4000, 3999]]
+    assert (critic[:, 1] == critic[:, 0] - 1).all()
     for name in ("c.png", "c.mat", "c_kernel.png"):
         content = (options.output_dir / name).read_bytes()
         assert line["files"].pop(name) == hashlib.sha256(content).hexdigest()
