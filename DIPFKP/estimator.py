@@ -279,7 +279,9 @@ def pretrained_estimator(
 
 def _require_search(settings: DIPSettings, model: KernelModel) -> None:
     if settings.iterations == 0 and model != "DIPFKP":
-        raise ValueError(f"{model} has no predicted start: give it --iterations, or --preset paper")
+        raise ValueError(
+            f"--model {model}: it has no predicted start to take as it is; use --preset paper, or --iterations"
+        )
 
 
 def _fit(

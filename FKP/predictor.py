@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blindsr.checkpoints import load_checkpoint, load_state
+from blindsr.images import LUMA
 from blindsr.kernels import SCALE_FACTORS, gaussian_kernels, kernel_side, variance_range
 from blindsr.paths import pretrained_path
 from FKP.prior import KernelPrior
@@ -179,7 +180,7 @@ class KernelPredictor(nn.Module):
             scale_factor: s, one of 2, 3, 4, 8.
             share: what to take of the variances seen, where the kernel is only a part of the blur.
         """
-        luma = (lr * lr.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+        luma = (lr * lr.new_tensor(LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
         height, width = luma.shape[-2:]
         luma = F.pad(luma, (0, max(0, SMALLEST - width), 0, max(0, SMALLEST - height)), mode="replicate")
         tiles = _textured_tiles(luma)

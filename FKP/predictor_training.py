@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from blindsr.checks import require_between, require_positive
 from blindsr.degradation import add_noise, border, degrade, quantize
+from blindsr.images import LUMA
 from blindsr.initialization import draw_parameters
 from blindsr.kernels import gaussian_kernels, kernel_side, variance_range
 from blindsr.training import OnValidation, Schedule, fit, gains_from_bfloat16, hold_out, process_count
@@ -111,8 +112,7 @@ class CropSource:
         patch = torch.rot90(patch, integer(4), (1, 2))
         if integer(2):
             patch = patch.flip(2)
-        luma = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
-        return (patch.float() / 255 * luma).sum(dim=0, keepdim=True)
+        return (patch.float() / 255 * torch.tensor(LUMA).view(3, 1, 1)).sum(dim=0, keepdim=True)
 
 
 def negative_log_likelihood(entries: Tensor, log_errors: Tensor, target: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from scipy.ndimage import uniform_filter
 from torch import Tensor
 
+from blindsr.images import LUMA
+
 __all__ = ["CropSampler", "crop_probabilities", "gradient_map", "half_size"]
 
 Array = npt.NDArray[np.float64]
@@ -23,7 +25,7 @@ def gradient_map(image: Tensor) -> Array:
     The sum of three maps of equal weight, averaged over 5×5 pixels: the gradient's magnitude, and where its vertical
     and its horizontal part are among their largest 3 %. Five pixels at the border do not count.
     """
-    luma = (image[0].double().cpu() * torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64).view(3, 1, 1)).sum(0)
+    luma = (image[0].double().cpu() * torch.tensor(LUMA, dtype=torch.float64).view(3, 1, 1)).sum(0)
     rows, cols = np.gradient(luma.numpy())
     total = np.zeros(luma.shape)
     for part in (_largest(_without_border(np.abs(rows), 5)), _largest(_without_border(np.abs(cols), 5))):
@@ -51,7 +53,10 @@ def _largest(values: Array) -> Array:
 
 
 def crop_probabilities(energy: Array, crop: int) -> Array:
-    """Probability of each pixel, h×w, to be the centre of a crop×crop window, by the energy around it."""
+    """Probability of each pixel, h×w, to be the centre of a crop×crop window, by the energy around it.
+
+    As in the release, what counts lies within half the window's side.
+    """
     half = crop // 2
     sums = _without_border(np.maximum(uniform_filter(energy, half, mode="constant"), 0), half)
     total = sums.sum()
@@ -59,7 +64,7 @@ def crop_probabilities(energy: Array, crop: int) -> Array:
 
 
 class CropSampler:
-    """Draws batches of crops×crops windows of an image in one indexing operation, on the image's device.
+    """Draws batches of crop×crop windows of an image in one indexing operation, on the image's device.
 
     Args:
         image: 1×C×h×w.

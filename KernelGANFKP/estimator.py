@@ -28,6 +28,16 @@ Preset = Literal["default", "prediction", "paper"]
 
 WINDOW, SETTLED = 50, 0.01
 """A kernel has come to rest when its means over the last two windows of iterations differ by less than this."""
+NOT_KERNELGANS = (
+    "start",
+    "pull",
+    "frozen_iterations",
+    "critic_steps",
+    "latent_steps",
+    "penalty",
+    "stop_when_settled",
+)
+"""Settings without a meaning for KernelGAN."""
 SMALLEST = 40
 """Shorter side in pixels that an image must have, and that is left of it when its border is off."""
 
@@ -43,7 +53,7 @@ class GANSettings:
     latent_steps: int = 3
     """Latent steps per iteration, along one gradient (release: 3)."""
     batch: int = 64
-    """Crops per step (paper: 64)."""
+    """Crops per step (release: 64; KernelGAN: 1)."""
     crop: int = 64
     """Side in LR pixels of the crops that are downsampled; smaller images get smaller ones (paper: 64)."""
     critic_rate: float = 5e-4
@@ -53,7 +63,8 @@ class GANSettings:
     penalty: float = 0.1
     """Weight of the gradient penalty (release: 0.1)."""
     stop_when_settled: bool = False
-    """End the search once the kernel has come to rest, at --iterations at the latest (release: no)."""
+    """End the search once the kernel has come to rest: its means over the last 50 iterations and over the 50 before
+    differ by less than 1 % (release: no)."""
     frozen_iterations: int = 0
     """Iterations in which the critic learns alone before the kernel starts to move (release: 0)."""
     pull: float = 0.0
@@ -129,32 +140,18 @@ def estimate(
         The estimate; it has no image.
 
     Raises:
-        ValueError: another scale factor, an image that is too small, or KernelGAN is to make no iterations.
+        ValueError: another scale factor, an image that is too small for the search, or settings that KernelGAN
+            does not have.
     """
     began = time.perf_counter()
-    if scale_factor not in (2, 4):
-        raise ValueError(f"x{scale_factor}: KernelGAN-FKP works at x2 and, through the x2 kernel, x4; try DIPFKP")
-    height, width = lr.shape[-2:]
-    if min(height, width) < SMALLEST:
-        raise ValueError(
-            f"the picture ({width}×{height}) is too small: {SMALLEST} pixels are needed on each side; use a "
-            "larger one, or DIPFKP"
-        )
-    shave = min(settings.shave, (min(height, width) - SMALLEST) // 2)
-    inner = lr[..., shave : height - shave, shave : width - shave]
-    # Where no window of the usual size can be placed freely, smaller ones are taken.
-    crop = min(settings.crop, int(0.8 * min(inner.shape[-2:])) // 2 * 2)
-    notes = []
-    if crop < settings.crop:
-        notes.append(f"small picture: crops of {crop} instead of {settings.crop} pixels")
-    if shave < settings.shave:
-        notes.append(f"small picture: {shave} instead of {settings.shave} pixels of its border left off")
+    _require_possible(scale_factor, settings, model)
     generator = torch.Generator().manual_seed(seed)
     log = SearchLog(settings.iterations, on_step, "use a smaller --critic-rate or --kernel-rate")
-    expected_error = None
-    _require_search(settings, model)
-    converged: bool | None
+    expected_error: float | None = None
+    converged: bool | None = None
+    notes: tuple[str, ...] = ()
     if model == "KernelGAN":
+        inner, crop, notes = _inner(lr, settings)
         kernel, converged = _search_kernelgan(inner, crop, settings, generator, log)
     else:
         if prior is None:
@@ -167,7 +164,12 @@ def estimate(
             # pixels 5/4 of what the x2 kernel has in its own.
             prediction = predictor.predict(lr, 2, share=4 / 5 if scale_factor == 4 else 1)
             latent, expected_error = prior.latent_for(prediction.kernel.to(lr.device)), prediction.expected_error
-        kernel, converged = _search_fkp(inner, crop, settings, prior, latent, generator, log)
+        if settings.iterations:
+            inner, crop, notes = _inner(lr, settings)
+            kernel, converged = _search_fkp(inner, crop, settings, prior, latent, generator, log)
+        else:
+            kernel = prior.decode(latent.to(lr.device)).detach()
+            log.kernel(kernel)
     if scale_factor == 4:
         kernel = normalize(centre(kernel_x4_from_x2(kernel), 4))
     return Estimate(
@@ -180,7 +182,7 @@ def estimate(
         expected_error=expected_error,
         converged=converged,
         path=log.path,
-        notes=tuple(notes),
+        notes=notes,
     )
 
 
@@ -200,21 +202,51 @@ def pretrained_estimator(
 
     Raises:
         FileNotFoundError, ValueError: there is no such file, or it holds other weights.
-        ValueError: KernelGAN is to make no iterations.
+        ValueError: another scale factor than 2 and 4, or settings that KernelGAN does not have.
     """
     settings = settings or preset("default", model, scale_factor)
-    _require_search(settings, model)
+    _require_possible(scale_factor, settings, model)
     prior = predictor = None
     if model == "KernelGANFKP":
         prior, predictor = load_for_search(2, settings.start, device, path_prior, path_predictor)
     return partial(estimate, prior=prior, predictor=predictor, settings=settings, model=model)
 
 
-def _require_search(settings: GANSettings, model: KernelModel) -> None:
-    if settings.iterations == 0 and model == "KernelGAN":
+def _require_possible(scale_factor: int, settings: GANSettings, model: KernelModel) -> None:
+    if scale_factor not in (2, 4):
         raise ValueError(
-            "--iterations 0: KernelGAN has no predicted start; give it more, or use --model KernelGANFKP"
+            f"--sf {scale_factor}: an image's patches recur at half its size, which tells the x2 kernel and the x4 "
+            "kernel that follows from it, no other; use DIPFKP"
         )
+    if model == "KernelGAN":
+        for name in NOT_KERNELGANS:
+            if getattr(settings, name) != getattr(preset("default", model, scale_factor), name):
+                option = f"--{name.replace('_', '-')}"
+                raise ValueError(f"{option} {getattr(settings, name)}: KernelGAN has no such choice; leave it out")
+
+
+def _inner(lr: Tensor, settings: GANSettings) -> tuple[Tensor, int, tuple[str, ...]]:
+    """The image less its border, the side of the crops that fit into it, and what to say of both.
+
+    Raises:
+        ValueError: the image is too small.
+    """
+    height, width = lr.shape[-2:]
+    if min(height, width) < SMALLEST:
+        raise ValueError(
+            f"the picture ({width}×{height}) is too small: {SMALLEST} pixels are needed on each side; use a "
+            "larger one, or DIPFKP"
+        )
+    shave = min(settings.shave, (min(height, width) - SMALLEST) // 2)
+    inner = lr[..., shave : height - shave, shave : width - shave]
+    # Where no window of the usual size can be placed freely, smaller ones are taken.
+    crop = min(settings.crop, int(0.8 * min(inner.shape[-2:])) // 2 * 2)
+    notes = []
+    if crop < settings.crop:
+        notes.append(f"small picture: crops of {crop} instead of {settings.crop} pixels")
+    if shave < settings.shave:
+        notes.append(f"small picture: {shave} instead of {settings.shave} pixels of its border left off")
+    return inner, crop, tuple(notes)
 
 
 def _samplers(lr: Tensor, crop: int, side: int) -> tuple[CropSampler, CropSampler]:
@@ -244,8 +276,8 @@ def _search_fkp(
     latent: Tensor,
     generator: torch.Generator,
     log: SearchLog,
-) -> tuple[Tensor, bool | None]:
-    """The kernel, and whether it had come to rest; None where nothing was searched."""
+) -> tuple[Tensor, bool]:
+    """The kernel, and whether it had come to rest."""
     large, small = _samplers(lr, crop, prior.side)
     critic = Critic(generator).to(lr.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     critic_optimizer = torch.optim.Adam(critic.parameters(), lr=settings.critic_rate, betas=(0.5, 0.999))
@@ -272,7 +304,7 @@ def _search_fkp(
         if settings.pull:
             distance = (kernel - start).square().sum() / start.square().sum()
             loss = loss + settings.pull * margin.detach().abs() * distance
-        loss.backward()
+        loss.backward(inputs=[latent])
         if iteration >= settings.frozen_iterations:
             for _ in range(settings.latent_steps):
                 latent_optimizer.step()
@@ -284,7 +316,7 @@ def _search_fkp(
         if settings.stop_when_settled and _settled(moving):
             break
     log.kernel(kernel, last=True)
-    return kernel.detach(), _settled(moving) if settings.iterations else None
+    return kernel.detach(), _settled(moving)
 
 
 def _settled(kernels: Sequence[Tensor]) -> bool:
@@ -332,7 +364,7 @@ def _search_kernelgan(
         loss = (1 - score).abs().mean() + bicubic_weight * bicubic
         for name, value in kernel_losses(kernel).items():
             loss = loss + weights[name] * value
-        loss.backward()
+        loss.backward(inputs=list(downsampler.parameters()))
         optimizers[0].step()
 
         optimizers[1].zero_grad(set_to_none=True)

@@ -28,7 +28,7 @@ from blindsr.pipeline import Result, process
 from blindsr.records import ENDINGS, Records, hash_file
 from blindsr.training import OnValidation, process_rank
 
-__all__ = ["EstimatorOptions", "parse", "peek", "run", "run_estimator", "training_bar"]
+__all__ = ["EstimatorOptions", "SearchOptions", "parse", "peek", "run", "run_estimator", "training_bar"]
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +83,24 @@ class EstimatorOptions:
         if self.sigma is None:
             return REAL_SIGMA if self.real else 0.0
         return self.sigma / 255
+
+
+@dataclass(frozen=True)
+class SearchOptions(EstimatorOptions):
+    """And those that search the kernel prior's latent space."""
+
+    path_KP: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Weights of the kernel prior; without it, the shipped data/pretrained_models/FKP_x<sf>.pt (KernelGANFKP searches
+    the x2 kernel at x4 too)."""
+    path_predictor: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Weights of the predictor of the start; without it, the shipped data/pretrained_models/kernel_predictor.pth."""
+
+    def search_files(self, scale_factor: int, start: str) -> dict[str, Path]:
+        """The weights that a search takes which begins at ``start``."""
+        files = {"path_KP": self.path_KP or pretrained_path(f"FKP_x{scale_factor}.pt")}
+        if start == "predicted":
+            files["path_predictor"] = self.path_predictor or pretrained_path("kernel_predictor.pth")
+        return files
 
 
 CIRCUMSTANCES = ("dataset", "input_dir", "output_dir", "verbose", "tile", "device", "resume", "overwrite")
@@ -152,7 +170,7 @@ def run(main: Callable[[], int]) -> None:
 
 def _pace() -> dict[str, float]:
     """How often a progress bar is drawn, in tqdm's words."""
-    return {"delay": 0.1} if sys.stderr.isatty() else {"mininterval": RARELY, "maxinterval": RARELY}
+    return {"delay": 0.1, **({} if sys.stderr.isatty() else {"mininterval": RARELY, "maxinterval": RARELY})}
 
 
 @contextmanager
@@ -269,6 +287,7 @@ def run_estimator(
                 records=records,
             ):
                 results.append(result)
+                bar.total = bar.n or 1  # a search may end before its last iteration
                 bar.write(_line(result), file=sys.stdout if result.error is None else sys.stderr)
         except KeyboardInterrupt:
             interrupted = True
@@ -347,7 +366,9 @@ def _line(result: Result) -> str:
     if result.kernel_psnr is not None:
         parts.append(f"kernel PSNR {result.kernel_psnr:.2f} dB")
     if result.seconds:
-        parts.append(f"{result.seconds:.1f} s")
+        parts.append(
+            f"{result.seconds:.1f} s" + (f" + USRNet {result.sr_seconds:.1f} s" if result.sr_seconds else "")
+        )
     if result.converged is False:
         parts.append("the kernel had not come to rest")
     return "  ".join([*parts, *result.notes])

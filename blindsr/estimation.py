@@ -43,8 +43,11 @@ class Estimate:
 
     @property
     def moved(self) -> float | None:
-        """‖k − k₀‖/‖k₀‖ of the last kernel searched against the search's start, where the path is known."""
-        if not self.path:
+        """‖k − k₀‖/‖k₀‖ of the last kernel searched against the search's start, where that was a kernel.
+
+        KernelGAN's random filters are none: they make almost nothing of an image.
+        """
+        if not self.path or float(self.path[0][1].sum()) < 0.5:
             return None
         start, end = self.path[0][1], self.path[-1][1]
         return float((end - start).norm() / start.norm())

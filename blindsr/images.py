@@ -22,6 +22,7 @@ from blindsr.files import write_whole
 from blindsr.kernels import as_kernel
 
 __all__ = [
+    "LUMA",
     "Picture",
     "is_image_name",
     "read_image",
@@ -42,6 +43,8 @@ _SUFFIXES = {
 }  # fmt: skip
 
 
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in brightness (ITU-R BT.601, full range)."""
 MAX_PIXELS = 2**28
 """Pictures that say in their header that they are larger are not decoded: 100 bytes can unpack to gigabytes."""
 

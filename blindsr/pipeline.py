@@ -3,6 +3,7 @@
 import contextlib
 import math
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -44,6 +45,8 @@ class Result:
     """Kernel PSNR in dB for a peak of 1, where the true kernel is known."""
     seconds: float = 0.0
     """Wall-clock time of the estimation."""
+    sr_seconds: float | None = None
+    """Wall-clock time of the non-blind network, where it was asked for."""
     expected_error: float | None = None
     """Error to expect of the kernel's covariance, relative to it, where the estimator knows."""
     converged: bool | None = None
@@ -141,9 +144,11 @@ def _make(
             f"{item.hr} ({hr.shape[1]}×{hr.shape[0]}); prepare the dataset again"
         )
     estimate = estimator(lr, scale_factor, seed=seed, on_step=on_step)
-    image = estimate.image
+    image, sr_seconds = estimate.image, None
     if nonblind is not None:
-        image = restore(nonblind, lr, estimate.kernel, scale_factor, sigma, periodic)
+        began = time.perf_counter()
+        image = restore(nonblind, lr, estimate.kernel, scale_factor, sigma, periodic).cpu()
+        sr_seconds = time.perf_counter() - began
     psnr, ssim = (None, None)
     if hr is not None and image is not None:
         psnr, ssim = psnr_ssim_y(to_uint8(image), hr, scale_factor)
@@ -152,7 +157,7 @@ def _make(
     losses = {name: values for name, values in losses.items() if values}
     notes = estimate.notes
     if estimate.expected_error is not None and estimate.expected_error > UNCERTAIN:
-        doubt = f"uncertain: the picture shows too little of its blur (± {estimate.expected_error:.0%})"
+        doubt = f"uncertain: too little of the blur shows (its variances ± {estimate.expected_error:.0%})"
         notes = (doubt, *notes)
     write_kernel(folder / f"{item.name}.mat", estimate.kernel)
     kernels = {"estimated": estimate.kernel}
@@ -170,6 +175,7 @@ def _make(
         ssim=ssim,
         kernel_psnr=kernel_score,
         seconds=estimate.seconds,
+        sr_seconds=sr_seconds,
         expected_error=estimate.expected_error,
         converged=estimate.converged,
         moved=estimate.moved,
@@ -184,7 +190,7 @@ def _thinned(values: list[float]) -> list[tuple[int, float]]:
     return [(int(index) + 1, float(f"{values[index]:.4g}")) for index in chosen]
 
 
-_NUMBERS = ("psnr", "ssim", "kernel_psnr", "seconds", "expected_error", "moved")
+_NUMBERS = ("psnr", "ssim", "kernel_psnr", "seconds", "sr_seconds", "expected_error", "moved")
 
 
 def _fields(result: Result) -> dict[str, Any]:
@@ -202,14 +208,16 @@ def _earlier(item: Item, records: Records, verbose: bool) -> Result | None:
     if record is None:
         return None
     try:
-        fields: dict[str, Any] = {
-            name: None if record.result[name] is None else float(record.result[name]) for name in _NUMBERS
-        }
+        values = {"sr_seconds": None, "losses": {}, **record.result}  # the first records had neither
+        fields: dict[str, Any] = {name: None if values[name] is None else float(values[name]) for name in _NUMBERS}
         if fields["seconds"] is None or (fields["psnr"] is None) != (fields["ssim"] is None):
             return None
-        notes = tuple(str(note) for note in record.result["notes"])
-        return Result(item=item, **fields, converged=record.result["converged"], notes=notes, earlier=True)
-    except (KeyError, TypeError, ValueError):
+        fields["notes"] = tuple(str(note) for note in values["notes"])
+        fields["losses"] = {
+            str(name): [(int(done), float(loss)) for done, loss in curve] for name, curve in values["losses"].items()
+        }
+        return Result(item=item, **fields, converged=values["converged"], earlier=True)
+    except (AttributeError, KeyError, TypeError, ValueError):
         return None  # not a record of ours, whatever it says
 
 

@@ -78,7 +78,7 @@ def test_the_prediction_alone_has_a_picture_too(blurred, prior):
 def test_no_iterations_need_a_prediction(blurred):
     with pytest.raises(ValueError, match="--iterations 0"):
         DIPSettings(iterations=0, frozen_iterations=0)
-    with pytest.raises(ValueError, match="DIPSoftmax has no predicted start"):
+    with pytest.raises(ValueError, match="--model DIPSoftmax: it has no predicted start"):
         estimate(blurred[0], 2, model="DIPSoftmax", settings=PRESETS["prediction"])
 
 

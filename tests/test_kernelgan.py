@@ -9,7 +9,7 @@ from blindsr.kernels import centre, centre_of_mass, gaussian_kernels, kernel_x4_
 from FKP import KernelPredictor, KernelPrior
 from FKP.predictor import Prediction
 from KernelGANFKP.crops import CropSampler, crop_probabilities, gradient_map, half_size
-from KernelGANFKP.estimator import GANSettings, estimate, preset
+from KernelGANFKP.estimator import GANSettings, estimate, preset, pretrained_estimator
 from KernelGANFKP.losses import bicubic_loss, boundary_weights, gradient_penalty, kernel_losses, post_process
 from KernelGANFKP.networks import Critic, Discriminator, LinearGenerator
 
@@ -134,8 +134,8 @@ def test_a_seed_gives_one_kernel_that_sums_to_one(lr, prior, model):
     assert first.image is None
     assert first.path[0][0] == 0
     assert first.path[-1][0] == 4
-    assert first.moved is not None
-    assert first.moved > 0
+    # KernelGAN does not start at a kernel.
+    assert (first.moved is None) if model == "KernelGAN" else (first.moved > 0)
 
 
 @pytest.mark.parametrize("model", ["KernelGANFKP", "KernelGAN"])
@@ -185,19 +185,32 @@ def test_the_papers_preset():
         1000, 3, 3, 64, 64, 5e-4, 5e-4, 0.1, False, 0, 0.0, "fixed", 10
     )
     assert preset("paper", "KernelGANFKP", 4).iterations == 4000
-    assert preset("default", "KernelGAN", 2).iterations == 3000
+    assert preset("paper", "KernelGAN", 2) == GANSettings(3000, batch=1, critic_rate=2e-4, kernel_rate=2e-4)
 
 
-def test_the_search_ends_when_the_kernel_rests_and_says_whether_it_does(lr, prior):
+def test_settings_and_scales_that_there_are_not(lr):
+    changed = {"start": "predicted", "pull": 1.0, "frozen_iterations": 1, "stop_when_settled": True, "penalty": 1.0}
+    for name, value in changed.items():
+        settings = dataclasses.replace(preset("default", "KernelGAN", 2), **{name: value})
+        with pytest.raises(ValueError, match=f"--{name.replace('_', '-')}"):
+            estimate(lr, 2, settings=settings, model="KernelGAN")
+        with pytest.raises(ValueError, match=f"--{name.replace('_', '-')}"):
+            pretrained_estimator(2, torch.device("cpu"), settings, "KernelGAN")
+    with pytest.raises(ValueError, match="--sf 3"):
+        pretrained_estimator(3, torch.device("cpu"))
+
+
+def test_the_search_ends_when_the_kernel_rests_and_says_whether_it_does(lr, prior, monkeypatch):
+    monkeypatch.setattr("KernelGANFKP.estimator.WINDOW", 10)
     resting = dataclasses.replace(
-        SHORT, iterations=130, batch=1, critic_steps=1, crop=32, kernel_rate=1e-9, stop_when_settled=True
+        SHORT, iterations=30, batch=1, critic_steps=1, crop=32, kernel_rate=1e-9, stop_when_settled=True
     )
     found = estimate(lr, 2, prior=prior, settings=resting)
-    assert len(found.losses) == 100
+    assert len(found.losses) == 20
     assert found.converged is True
-    moving = dataclasses.replace(resting, iterations=101, kernel_rate=0.1)
+    moving = dataclasses.replace(resting, iterations=21, kernel_rate=0.1)
     found = estimate(lr, 2, prior=prior, settings=moving)
-    assert len(found.losses) == 101
+    assert len(found.losses) == 21
     assert found.converged is False
     assert estimate(lr, 2, prior=prior, settings=SHORT).converged is False
 
@@ -211,8 +224,8 @@ def test_the_prediction_can_be_had_without_a_search(lr, prior, scale_factor):
     searched = dataclasses.replace(settings, iterations=1, frozen_iterations=0, batch=2)
     found = estimate(lr, scale_factor, prior=prior, predictor=predictor, settings=searched)
     assert torch.equal(alone.path[0][1], found.path[0][1])
-    with pytest.raises(ValueError, match="--iterations 0"):
-        estimate(lr, scale_factor, settings=settings, model="KernelGAN")
+    small = estimate(lr[..., :20, :30], scale_factor, prior=prior, predictor=predictor, settings=settings)
+    assert small.notes == ()  # crops are the search's
     with pytest.raises(ValueError, match="--preset prediction"):
         preset("prediction", "KernelGAN", scale_factor)
     with pytest.raises(ValueError, match="--iterations 0"):

@@ -95,7 +95,7 @@ def test_a_record_says_what_was_done_with_what(options, tmp_path):
     assert line["run"]["files"] == {"path_KP": "w.pt"}
     assert line["run"]["versions"]["torch"] == torch.__version__
     assert line["result"]["seconds"] == 1.5
-    assert line["result"]["notes"] == ["uncertain: the picture shows too little of its blur (± 50%)", "a note"]
+    assert line["result"]["notes"] == ["uncertain: too little of the blur shows (its variances ± 50%)", "a note"]
     kernel, critic = (np.array(line["result"]["losses"][name]) for name in ("kernel", "critic"))
     assert kernel.tolist() == [[1, 0.5]]
     assert len(critic) == CURVE
@@ -331,7 +331,34 @@ def test_crafted_records_reach_no_file_outside(options, tmp_path):
     assert path.exists()
 
 
-@pytest.mark.parametrize("result", [{}, {"seconds": None}, {"ssim": 0.9}, {"psnr": "high"}, {"notes": 3}])
+def test_an_earlier_result_has_what_the_first_had(options):
+    results = []
+    for _ in range(2):
+        options.output_dir.mkdir(exist_ok=True)
+        with Records(options.output_dir, {}, {}) as entered:
+            results.append(
+                list(
+                    process(
+                        input_items(options.input_dir),
+                        Quick(),
+                        2,
+                        options.output_dir,
+                        device=torch.device("cpu"),
+                        seed=0,
+                        nonblind=lambda lr, kernel, s, sigma: lr.repeat_interleave(s, 2).repeat_interleave(s, 3),
+                        progress=lambda item: lambda *step: None,
+                        records=entered,
+                    )
+                )
+            )
+    first, second = results
+    assert all(result.sr_seconds > 0 and result.losses for result in first)
+    assert second == [dataclasses.replace(result, earlier=True) for result in first]
+
+
+@pytest.mark.parametrize(
+    "result", [{}, {"seconds": None}, {"ssim": 0.9}, {"psnr": "high"}, {"notes": 3}, {"losses": [1]}]
+)
 def test_a_record_of_nonsense_is_not_shown(options, result):
     batch(options)
     path = options.output_dir / RECORDS
