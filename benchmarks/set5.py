@@ -38,6 +38,8 @@ class Options:
     """A prepared dataset: a name under data/datasets, or a folder."""
     official: Path | None = None
     """Folder with the official weights, for a second row of each scale."""
+    ours: bool = True
+    """The row with the shipped weights too."""
     scales: tuple[int, ...] = (2, 3, 4)
     """Scale factors."""
     preset: Preset = "default"
@@ -86,7 +88,7 @@ def main() -> int:
     print("|---|---|---|---|---|---|---|")
     context = multiprocessing.get_context("spawn")
     for scale_factor in options.scales:
-        for weights in (None, options.official) if options.official else (None,):
+        for weights in [None] * options.ours + [options.official] * (options.official is not None):
             with ProcessPoolExecutor(1, mp_context=context, initializer=keep_freed_memory) as pool:
                 print(pool.submit(row, options, scale_factor, weights).result(), flush=True)
     return 0
