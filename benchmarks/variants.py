@@ -35,21 +35,22 @@ from NonblindSR.usrnet import USRNet
 
 SIDE = 256
 COLUMNS = ("kernel_psnr", "psnr", "below", "seconds")
-DEFAULT = PRESETS["default"]
+AROUND = replace(PRESETS["default"], crop=192)
+"""What the variants differ from in one thing: the default preset but for its crop, which is one of them."""
 VARIANTS = {
-    "default preset": DEFAULT,
+    "default preset": PRESETS["default"],
     "prediction alone": PRESETS["prediction"],
-    "fixed start, no pull": replace(DEFAULT, start="fixed", pull=0.0),
-    "no pull": replace(DEFAULT, pull=0.0),
-    "no pull, a quarter of the rate": replace(DEFAULT, pull=0.0, kernel_rate=5e-3),
-    "pull 1": replace(DEFAULT, pull=1.0),
-    "pull 50": replace(DEFAULT, pull=50.0),
-    "75 iterations": replace(DEFAULT, iterations=75, ssim_iterations=25, frozen_iterations=25),
-    "400 iterations": replace(DEFAULT, iterations=400),
-    "64 channels": replace(DEFAULT, channels=64),
-    "16 channels": replace(DEFAULT, channels=16),
-    "crop of 128": replace(DEFAULT, crop=128),
-    "crop of 256": replace(DEFAULT, crop=256),
+    "fixed start, no pull": replace(AROUND, start="fixed", pull=0.0),
+    "no pull": replace(AROUND, pull=0.0),
+    "no pull, a quarter of the rate": replace(AROUND, pull=0.0, kernel_rate=5e-3),
+    "pull 1": replace(AROUND, pull=1.0),
+    "pull 50": replace(AROUND, pull=50.0),
+    "75 iterations": replace(AROUND, iterations=75, ssim_iterations=25, frozen_iterations=25),
+    "400 iterations": replace(AROUND, iterations=400),
+    "64 channels": replace(AROUND, channels=64),
+    "16 channels": replace(AROUND, channels=16),
+    "crop of 192": AROUND,
+    "crop of 256": replace(AROUND, crop=256),
     "paper": PRESETS["paper"],
 }
 
@@ -77,7 +78,8 @@ class Options:
     seed: int = 0
     """Of the search; the kernels are always the same."""
     path_nonblind: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Weights of USRNet other than the shipped ones; use another log with them."""
+    """Weights of USRNet other than the shipped ones, which have seen most of these photographs; use another log with
+    them."""
 
 
 def read(options: Options) -> list[Tensor]:
