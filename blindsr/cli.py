@@ -170,7 +170,7 @@ def run(main: Callable[[], int]) -> None:
 
 def _pace() -> dict[str, float]:
     """How often a progress bar is drawn, in tqdm's words."""
-    return {"delay": 0.1, **({} if sys.stderr.isatty() else {"mininterval": RARELY, "maxinterval": RARELY})}
+    return {"delay": 0.1} if sys.stderr.isatty() else {"mininterval": RARELY, "maxinterval": RARELY}
 
 
 @contextmanager
