@@ -53,7 +53,7 @@ class GANSettings:
     latent_steps: int = 3
     """Latent steps per iteration, along one gradient (release: 3)."""
     batch: int = 64
-    """Crops per step (release: 64; KernelGAN: 1)."""
+    """Crops per step (release: 64; for KernelGAN the preset takes 1)."""
     crop: int = 64
     """Side in LR pixels of the crops that are downsampled; smaller images get smaller ones (paper: 64)."""
     critic_rate: float = 5e-4
@@ -94,7 +94,7 @@ def preset(name: Preset, model: KernelModel, scale_factor: int) -> GANSettings:
     if model == "KernelGAN" and name == "prediction":
         raise ValueError("--preset prediction: KernelGAN has no predicted start; use --model KernelGANFKP")
     if model == "KernelGAN":
-        # One crop a step, as KernelGAN's own release takes.
+        # One crop a step, as we understand KernelGAN's own release.
         return GANSettings(iterations=3000, batch=1, critic_rate=2e-4, kernel_rate=2e-4)
     if name == "paper":
         return GANSettings(iterations=1000 if scale_factor == 2 else 4000)
