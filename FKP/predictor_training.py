@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from blindsr.checks import require_between, require_positive
 from blindsr.degradation import add_noise, border, degrade, quantize
+from blindsr.devices import gains_from_bfloat16
 from blindsr.images import LUMA
 from blindsr.initialization import draw_parameters
 from blindsr.kernels import gaussian_kernels, kernel_side, variance_range
-from blindsr.training import OnValidation, Schedule, fit, gains_from_bfloat16, hold_out, process_count
+from blindsr.training import OnValidation, Schedule, fit, hold_out, process_count
 from FKP.predictor import SMALLEST, KernelPredictor, to_log_covariance
 
 __all__ = ["PredictorSettings", "negative_log_likelihood", "train_predictor"]

@@ -52,7 +52,9 @@ def main() -> int:
         path_prior=options.path_KP,
         path_predictor=options.path_predictor,
     )
-    nonblind = pretrained_nonblind(options.path_nonblind, device, options.tile) if options.SR else None
+    nonblind = None
+    if options.SR:
+        nonblind = pretrained_nonblind(options.path_nonblind, device, options.tile, float32=options.float32)
     return run_estimator(options, "KernelGANFKP", options.model, estimator, nonblind)
 
 

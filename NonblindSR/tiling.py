@@ -8,6 +8,10 @@ result is the untiled one but for rounding, at the picture's own border as well,
 Measured for a result of 48 megapixels (4000×3000 at x2, tiles of the default size, one thread): the process takes
 4.4 GiB at its peak, of which 50 bytes for each result pixel belong to the whole picture. Without tiles a result pixel
 takes 0.55 KiB, 25 GiB in all.
+
+In bfloat16 the prior step takes half the time on a CPU that computes in it. Measured at x2, x3 and x4, with and
+without noise, on four photographs, shipped and official weights: PSNR changes by at most 0.003 dB, 4 to 15 % of the
+values by a grey level, single ones by up to 0.015.
 """
 
 import copy
@@ -19,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from blindsr.devices import free_memory
+from blindsr.devices import free_memory, gains_from_bfloat16
 from blindsr.estimation import NonblindSR
 from NonblindSR.usrnet import ResUNet, USRNet, data_step
 
@@ -43,7 +47,14 @@ BYTES_PER_PIXEL = 660
 
 @torch.no_grad()
 def tiled_sr(
-    net: USRNet, lr: Tensor, kernel: Tensor, scale_factor: int, sigma: float = 0.0, *, tile: int | None = None
+    net: USRNet,
+    lr: Tensor,
+    kernel: Tensor,
+    scale_factor: int,
+    sigma: float = 0.0,
+    *,
+    tile: int | None = None,
+    bfloat16: bool = False,
 ) -> Tensor:
     """What ``net(lr, kernel, scale_factor, sigma)`` gives, within 1e-5, in far less memory; for inference.
 
@@ -58,6 +69,8 @@ def tiled_sr(
         sigma: noise level of ``lr`` in image range.
         tile: side of a tile in HR pixels, rounded up to a multiple of 8; 0 for none. Without it the side follows from
             the free memory.
+        bfloat16: whether the prior step's convolutions, but for its first and last, run in bfloat16; the result is
+            then less exact than said above.
 
     Returns:
         1×3×(s·h)×(s·w), not clipped; on the device of ``lr``, or on the CPU where that device's memory was too small.
@@ -72,7 +85,7 @@ def tiled_sr(
     smaller = ""
     while True:
         try:
-            sr = _run(net, lr, kernel, scale_factor, sigma, side)
+            sr = _run(net, lr, kernel, scale_factor, sigma, side, bfloat16)
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise
@@ -89,17 +102,24 @@ def tiled_sr(
         smaller = f"in tiles of {side} pixels"
     log.warning("out of memory on %s: done on the CPU", lr.device)
     cpu = torch.device("cpu")
-    return _run(copy.deepcopy(net).to(cpu), lr.cpu(), kernel.cpu(), scale_factor, sigma, _tile_that_fits(cpu))
+    net, side = copy.deepcopy(net).to(cpu), _tile_that_fits(cpu)
+    return _run(net, lr.cpu(), kernel.cpu(), scale_factor, sigma, side, bfloat16 and gains_from_bfloat16(cpu))
 
 
-def pretrained_nonblind(path: Path | None, device: torch.device, tile: int | None) -> NonblindSR:
+def pretrained_nonblind(
+    path: Path | None, device: torch.device, tile: int | None = None, *, float32: bool = False
+) -> NonblindSR:
     """:func:`tiled_sr` with the weights at ``path`` (the shipped ones without) on ``device``, for a command.
+
+    Args:
+        float32: without it, the prior step runs in bfloat16 where the device gains from that.
 
     Raises:
         FileNotFoundError, ValueError: the weights cannot be had, or ``tile`` is out of range.
     """
     _require_tile(tile)
-    return partial(tiled_sr, USRNet.from_pretrained(path).to(device), tile=tile)
+    bfloat16 = gains_from_bfloat16(device) and not float32
+    return partial(tiled_sr, USRNet.from_pretrained(path).to(device), tile=tile, bfloat16=bfloat16)
 
 
 def _require_tile(tile: int | None) -> None:
@@ -121,13 +141,16 @@ def _out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(name in str(error) for name in names)
 
 
-def _run(net: USRNet, lr: Tensor, kernel: Tensor, scale_factor: int, sigma: float, tile: int) -> Tensor:
+def _run(
+    net: USRNet, lr: Tensor, kernel: Tensor, scale_factor: int, sigma: float, tile: int, bfloat16: bool
+) -> Tensor:
     x, blur, alpha, beta = net.begin(lr, kernel, scale_factor, sigma)
     for i in range(net.iterations):
         for c in range(x.shape[1]):  # one channel's spectra at a time
             channel = x[:, c : c + 1]
             channel.copy_(data_step(channel, blur._replace(lr=blur.lr[:, c : c + 1]), alpha[:, i : i + 1]))
-        x = _prior_step(net.p, x, beta[:, i : i + 1], tile)
+        with torch.autocast(lr.device.type, dtype=torch.bfloat16, enabled=bfloat16):
+            x = _prior_step(net.p, x, beta[:, i : i + 1], tile)
     return x
 
 

@@ -203,7 +203,8 @@ class USRNet(nn.Module):
         path = Path(path or pretrained_path("usrnet_tiny.pth"))
         net = cls()
         load_state(net, load_checkpoint(path), path, "USRNet (tiny)")
-        return net.eval()
+        # Convolutions of so few channels take a third less time on CPUs when the channels lie side by side.
+        return net.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, lr: Tensor, kernel: Tensor, scale_factor: int, sigma: Tensor | float) -> Tensor:
         """Estimate the HR images.

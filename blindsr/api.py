@@ -73,7 +73,7 @@ def super_resolve(
     else:
         estimator = estimator or pretrained_estimator(scale_factor, where)
         estimate = estimator(lr, scale_factor, seed=seed, on_step=on_step)
-    nonblind = pretrained_nonblind(None, where, tile=None)
+    nonblind = pretrained_nonblind(None, where)
     sr = restore(nonblind, lr, estimate.kernel, scale_factor, sigma, periodic)[0]
     if grey:
         sr = sr.mean(dim=0, keepdim=True)

@@ -27,7 +27,6 @@ __all__ = [
     "OnValidation",
     "Schedule",
     "fit",
-    "gains_from_bfloat16",
     "hold_out",
     "process_count",
     "process_rank",
@@ -109,14 +108,6 @@ def hold_out(images: list[Tensor], count: int) -> tuple[list[Tensor], list[Tenso
     if len(images) <= count:
         raise ValueError(f"{len(images)} pictures, of which {count} are held out: use more, or a smaller --held-out")
     return images[:-count], images[-count:]
-
-
-def gains_from_bfloat16(device: torch.device) -> bool:
-    """Whether convolutions in bfloat16 are faster there than in float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 @contextmanager

@@ -126,6 +126,18 @@ def test_other_failures_are_not_taken_for_a_lack_of_memory(cramped, monkeypatch)
         tiled_sr(net, *arguments)
 
 
+@pytest.mark.parametrize("gains", [True, False])
+def test_bfloat16_is_for_devices_that_gain_and_can_be_declined(photograph, monkeypatch, gains):
+    kernel = motion_kernel(2)
+    arguments = degrade(photograph[..., :96, :96], kernel, 2), kernel, 2, 0.0
+    exact = tiled_sr(USRNet.from_pretrained(), *arguments)
+    monkeypatch.setattr(tiling, "gains_from_bfloat16", lambda device: gains)
+    assert torch.equal(pretrained_nonblind(None, CPU, float32=True)(*arguments), exact)
+    difference = (pretrained_nonblind(None, CPU)(*arguments) - exact).abs()
+    assert bool(difference.any()) == gains
+    assert difference.square().mean().sqrt() < 0.5 * GREY_LEVEL
+
+
 @pytest.mark.parametrize("tile", [-1, 1, 63])
 def test_a_tile_that_is_too_small_is_refused(tile):
     with pytest.raises(ValueError, match=f"--tile {tile}"):
@@ -139,7 +151,7 @@ def test_a_photograph_does_not_go_on_at_its_opposite_border(tmp_path):
     ramp = torch.linspace(0.1, 0.9, 48).view(1, 1, 48, 1).expand(1, 3, 48, 40)
     write_image(tmp_path / "ramp.png", to_uint8(ramp))
     kernel = random_kernels(1, 2, torch.Generator().manual_seed(0))
-    nonblind = pretrained_nonblind(None, torch.device("cpu"), None)
+    nonblind = pretrained_nonblind(None, torch.device("cpu"))
 
     def known(lr, scale_factor, *, seed, on_step=None):
         return Estimate(kernel, None, losses=[], seconds=0.0, seed=seed)

@@ -171,7 +171,7 @@ def test_a_kernel_in_its_own_convention_gives_an_aligned_image(tmp_path, photogr
     np.save(tmp_path / "kernelgan.npy", kernel[0, 0].flip(-2, -1))
     half_off = scipy.ndimage.shift(kernel[0, 0].numpy(), (0.5, 0.0), order=3)
     np.save(tmp_path / "half_off.npy", half_off)
-    nonblind = pretrained_nonblind(None, torch.device("cpu"), None)
+    nonblind = pretrained_nonblind(None, torch.device("cpu"))
 
     def shift(name, convention):
         sr = nonblind(lr, read_known_kernel(tmp_path / f"{name}.npy", convention), scale_factor, 0.0)
