@@ -16,7 +16,7 @@ from blindsr.paths import pretrained_path
 from NonblindSR import usrnet
 from NonblindSR.evaluation import evaluate, read_known_kernel
 from NonblindSR.tiling import pretrained_nonblind
-from NonblindSR.training import PatchSource, TrainingSettings, identity_start, train
+from NonblindSR.training import PatchSource, TrainingSettings, identity_start, rmse, train
 from NonblindSR.usrnet import USRNet, blur_spectra, data_step, fold_spectrum, tile_spectrum
 
 
@@ -237,9 +237,10 @@ def test_a_resumed_training_is_exactly_the_unbroken_one(tmp_path, photos, resume
     USRNet.from_pretrained(tmp_path / "part" / "usrnet_tiny.pth")
 
 
-def test_a_further_stage_starts_from_the_weights_given(tmp_path, photos):
+@pytest.mark.parametrize("loss", ["l1", "rmse"])
+def test_a_further_stage_starts_from_the_weights_given(tmp_path, photos, loss):
     weights = pretrained_path("usrnet_tiny.pth")
-    gentle = replace(SHORT, steps=1, learning_rate=1e-9, muon_rate=1e-9)
+    gentle = replace(SHORT, steps=1, learning_rate=1e-9, muon_rate=1e-9, loss=loss)
     shipped = USRNet.from_pretrained(weights)
     trained = train(photos, gentle, tmp_path, torch.device("cpu"), start=weights)
     for a, b in zip(shipped.parameters(), trained.parameters(), strict=True):
@@ -261,6 +262,14 @@ def test_the_network_is_told_kernels_of_the_settings_and_slightly_wrong_ones(pho
     mixed = draw(motion=0.5)[2]
     symmetric = (mixed[..., :-1, :-1] - mixed[..., :-1, :-1].flip(-2, -1)).abs().amax((-3, -2, -1)) < 1e-3
     assert 0.2 < symmetric.float().mean() < 0.8
+
+
+def test_the_root_mean_squared_error_is_each_patch_s_own():
+    sharp = torch.rand(2, 3, 6, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    blurred = sharp.detach() + torch.tensor([0.3, 0.1]).view(2, 1, 1, 1)
+    assert float(rmse(sharp, blurred).detach()) == pytest.approx(0.2, rel=1e-4)
+    (gradient,) = torch.autograd.grad(rmse(sharp, sharp.detach()), sharp)
+    assert not gradient.any()  # and no division by zero
 
 
 def test_training_raises_the_validation_score(tmp_path, photos):
