@@ -24,7 +24,7 @@ from blindsr.datasets import find_items
 from blindsr.devices import keep_freed_memory, pick_device
 from blindsr.pipeline import process
 from DIPFKP.estimator import PRESETS, Preset, pretrained_estimator
-from NonblindSR.usrnet import USRNet
+from NonblindSR.tiling import pretrained_nonblind
 
 PUBLISHED = {2: "32.34/0.9308", 3: "30.78/0.8840", 4: "29.29/0.8508"}
 """DIP-FKP + USRNet on Set5 as published (CVPR 2021, table 2; average of 5 runs)."""
@@ -54,7 +54,7 @@ def row(options: Options, scale_factor: int, weights: Path | None) -> str:
     prior_path, net_path = (
         (None, None) if weights is None else (weights / f"FKP_x{scale_factor}.pt", weights / "usrnet_tiny.pth")
     )
-    net = USRNet.from_pretrained(net_path).to(device)
+    nonblind = pretrained_nonblind(net_path, device)
     estimator = pretrained_estimator(scale_factor, device, PRESETS[options.preset], path_prior=prior_path)
     items = find_items(options.dataset, "DIPFKP", scale_factor)
     values = []
@@ -62,7 +62,7 @@ def row(options: Options, scale_factor: int, weights: Path | None) -> str:
         for seed in options.seeds:
             began = time.perf_counter()
             for result in process(
-                items, estimator, scale_factor, Path(folder), device=device, seed=seed, nonblind=net
+                items, estimator, scale_factor, Path(folder), device=device, seed=seed, nonblind=nonblind
             ):
                 if result.error is not None:
                     raise ValueError(result.error)

@@ -28,6 +28,7 @@ def super_resolve(
     periodic: bool = False,
     seed: int = 0,
     device: DeviceName = "auto",
+    float32: bool = False,
     on_step: OnStep | None = None,
 ) -> tuple[Image, Estimate]:
     """Find the kernel that blurred an image, and super-resolve the image with it.
@@ -46,6 +47,8 @@ def super_resolve(
         sigma: noise level of the image, relative to its range; 10/255 suits photographs.
         periodic: whether the image goes on at the opposite border, as those of prepared data sets do.
         seed: of every random number.
+        float32: all of USRNet in float32; without it, devices that gain from bfloat16 take that for the convolutions
+            inside.
         on_step: called with (iterations done, iterations in all, loss).
 
     Returns:
@@ -73,7 +76,7 @@ def super_resolve(
     else:
         estimator = estimator or pretrained_estimator(scale_factor, where)
         estimate = estimator(lr, scale_factor, seed=seed, on_step=on_step)
-    nonblind = pretrained_nonblind(None, where)
+    nonblind = pretrained_nonblind(None, where, float32=float32)
     sr = restore(nonblind, lr, estimate.kernel, scale_factor, sigma, periodic)[0]
     if grey:
         sr = sr.mean(dim=0, keepdim=True)

@@ -1,6 +1,7 @@
 """Weights on disk: read as plain tensors only, written whole or not at all."""
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,13 @@ def load_state(module: nn.Module, state: dict[str, Tensor], path: Path, what: st
     module.load_state_dict(state)
 
 
-def check_resumable(state: dict[str, Any], settings: dict[str, Any], path: Path) -> None:
+def check_resumable(
+    state: dict[str, Any], settings: dict[str, Any], path: Path, defaults: Mapping[str, Any] | None = None
+) -> None:
     """Check that a run can go on from ``state``, a checkpoint with the ``settings`` it was made with.
+
+    Args:
+        defaults: what settings that it lacks, being older than them, are taken for.
 
     Raises:
         ValueError: it holds none, or other ones; names the first that differs.
@@ -71,6 +77,7 @@ def check_resumable(state: dict[str, Any], settings: dict[str, Any], path: Path)
     made_with = state.get("settings")
     if not isinstance(made_with, dict):
         raise ValueError(f"{path}: nothing to resume from; name the last checkpoint of a training")
+    made_with = {**(defaults or {}), **made_with}
     for key in sorted(settings.keys() | made_with.keys()):
         if settings.get(key) != made_with.get(key):
             raise ValueError(

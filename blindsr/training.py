@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -149,6 +149,11 @@ def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
     return warm * (0.01 + 0.99 * cosine)
 
 
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """With lists instead of tuples, which survive a restricted load."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+
+
 def fit(
     net: Network,
     average: Network,
@@ -185,15 +190,15 @@ def fit(
     model: nn.Module = DistributedDataParallel(net) if processes > 1 else net
     optimizer = MuonAdam(net, settings.learning_rate, settings.muon_rate)
     identity: dict[str, Any] = {
-        # Lists instead of tuples survive a restricted load.
-        **{key: list(v) if isinstance(v, tuple) else v for key, v in asdict(settings).items()},
+        **_plain(asdict(settings)),
         "pictures": [len(images), sum(int(image.sum()) for image in images)],
         "processes": processes,
     }
     start, best, log = 0, -math.inf, []
     if resume is not None:
         state = load_checkpoint(resume)
-        check_resumable(state, identity, resume)
+        defaults = _plain({field.name: field.default for field in fields(settings)})
+        check_resumable(state, identity, resume, defaults)
         if state.get("step", 0) >= settings.steps:
             raise ValueError(f"{resume}: this training is finished; its weights lie beside it")
         try:

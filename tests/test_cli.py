@@ -14,6 +14,7 @@ import scipy.io
 import torch
 
 from blindsr.degradation import degrade
+from blindsr.devices import gains_from_bfloat16
 from blindsr.kernels import random_kernels
 from blindsr.paths import pretrained_path
 
@@ -201,8 +202,12 @@ def test_bad_options_and_files_are_one_line(tmp_path, own, evil_pickle):
 def test_results_of_other_settings_are_one_line(own):
     arguments = ["--SR", "--real", "-i", own, "-o", own.parent / "out", *QUICK]
     assert command("DIPFKP", *arguments).returncode == 0
-    refused(command("DIPFKP", *arguments, "--seed", 1), own.parent / "out" / "photo.png", "seed", "-o", "--overwrite")
-    assert command("DIPFKP", *arguments, "--seed", 1, "--overwrite").returncode == 0
+    photo = own.parent / "out" / "photo.png"
+    refused(command("DIPFKP", *arguments, "--seed", 1), photo, "seed", "-o", "--overwrite")
+    refused(command("DIPFKP", *arguments, "--float32"), photo, "float32")
+    before = cv2.imread(str(photo))
+    assert command("DIPFKP", *arguments, "--float32", "--overwrite").returncode == 0
+    assert (cv2.imread(str(photo)) != before).any() == gains_from_bfloat16(torch.device("cpu"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

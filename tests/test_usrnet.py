@@ -237,14 +237,17 @@ def test_a_resumed_training_is_exactly_the_unbroken_one(tmp_path, photos, resume
     USRNet.from_pretrained(tmp_path / "part" / "usrnet_tiny.pth")
 
 
-@pytest.mark.parametrize("loss", ["l1", "rmse"])
-def test_a_further_stage_starts_from_the_weights_given(tmp_path, photos, loss):
+def test_a_further_stage_starts_from_the_weights_given(tmp_path, photos):
     weights = pretrained_path("usrnet_tiny.pth")
-    gentle = replace(SHORT, steps=1, learning_rate=1e-9, muon_rate=1e-9, loss=loss)
-    shipped = USRNet.from_pretrained(weights)
-    trained = train(photos, gentle, tmp_path, torch.device("cpu"), start=weights)
-    for a, b in zip(shipped.parameters(), trained.parameters(), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+    gentle = replace(SHORT, steps=1, learning_rate=1e-9, muon_rate=1e-9)
+    shipped, losses = USRNet.from_pretrained(weights), {}
+    for loss in ("l1", "rmse"):
+        settings, cpu = replace(gentle, loss=loss), torch.device("cpu")
+        on_step = lambda _, value, name=loss: losses.update({name: value})  # noqa: E731
+        trained = train(photos, settings, tmp_path, cpu, start=weights, on_step=on_step)
+        for a, b in zip(shipped.parameters(), trained.parameters(), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+    assert losses["rmse"] > 1.1 * losses["l1"]  # as of any errors that are not all alike
 
 
 def test_the_network_is_told_kernels_of_the_settings_and_slightly_wrong_ones(photos):
@@ -278,6 +281,17 @@ def test_training_raises_the_validation_score(tmp_path, photos):
         settings = TrainingSettings(steps=steps, batch=2, patch=36, held_out=1, scales=(2,), warmup=5, noise_free=1.0)
         train(photos, settings, tmp_path, torch.device("cpu"), on_validation=lambda e: scores.append(e["scores"][2]))
     assert scores[1] > scores[0] + 0.3
+
+
+def test_checkpoints_older_than_a_setting_are_resumed_with_its_default(tmp_path, photos):
+    train(photos, SHORT, tmp_path, torch.device("cpu"))
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert state["settings"].pop("loss") == "l1"
+    state["step"] -= 1
+    torch.save(state, tmp_path / "last.pt")
+    with pytest.raises(ValueError, match=r"loss l1, now rmse"):
+        train(photos, replace(SHORT, loss="rmse"), tmp_path, torch.device("cpu"), resume=tmp_path / "last.pt")
+    train(photos, SHORT, tmp_path, torch.device("cpu"), resume=tmp_path / "last.pt")
 
 
 def test_resuming_with_other_settings_is_refused(tmp_path, photos):
