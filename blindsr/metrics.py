@@ -2,8 +2,7 @@
 
 import numpy as np
 import numpy.typing as npt
-from skimage.color import rgb2ycbcr
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+import skimage  # not its parts: they load at first use, and bring scipy.stats, which takes half a second
 from torch import Tensor
 
 __all__ = ["kernel_psnr", "psnr_ssim_y"]
@@ -30,9 +29,11 @@ def psnr_ssim_y(image: npt.NDArray[np.uint8], reference: npt.NDArray[np.uint8], 
     if min(height, width) - 2 * border < 11:
         raise ValueError(f"{width}×{height} less a border of {border} is too small for the 11×11 window of SSIM")
     inner = slice(border, height - border), slice(border, width - border)
-    y, y_reference = rgb2ycbcr(image)[..., 0][inner], rgb2ycbcr(reference)[..., 0][inner]
-    psnr = np.inf if np.array_equal(y, y_reference) else peak_signal_noise_ratio(y_reference, y, data_range=255)
-    ssim = structural_similarity(
+    y, y_reference = skimage.color.rgb2ycbcr(image)[..., 0][inner], skimage.color.rgb2ycbcr(reference)[..., 0][inner]
+    psnr = np.inf
+    if not np.array_equal(y, y_reference):
+        psnr = skimage.metrics.peak_signal_noise_ratio(y_reference, y, data_range=255)
+    ssim = skimage.metrics.structural_similarity(
         y_reference, y, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
     )
     return float(psnr), float(ssim)
