@@ -13,6 +13,7 @@ import pytest
 import scipy.io
 import torch
 
+from blindsr.cli import EstimatorOptions, _describe
 from blindsr.degradation import degrade
 from blindsr.devices import gains_from_bfloat16
 from blindsr.kernels import random_kernels
@@ -208,6 +209,16 @@ def test_results_of_other_settings_are_one_line(own):
     before = cv2.imread(str(photo))
     assert command("DIPFKP", *arguments, "--float32", "--overwrite").returncode == 0
     assert (cv2.imread(str(photo)) != before).any() == gains_from_bfloat16(torch.device("cpu"))
+
+
+def test_float32_is_a_setting_where_usrnet_runs_and_somebody_asks_for_it():
+    """Results of earlier versions, which knew no other precision, are those of no such setting."""
+    for sr in (True, False):
+        for asked in (True, False):
+            options = EstimatorOptions(SR=sr, float32=asked)
+            settings, circumstances = _describe(options, "DIPFKP", "DIPFKP", torch.device("cpu"))
+            assert settings.get("float32", False) == (sr and asked)
+            assert circumstances["bfloat16"] == gains_from_bfloat16(torch.device("cpu"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
