@@ -12,6 +12,7 @@ from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
@@ -158,17 +159,37 @@ def peek(option: str, default: str) -> str:
 def run(main: Callable[[], int]) -> None:
     """Run ``main`` and exit with its status; what the user can mend is one line and status 2."""
     logging.basicConfig(format="note: %(message)s", level=logging.WARNING)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else the shell wants it ignored
+        signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
     keep_freed_memory()
     try:
         status = main()
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
-    except KeyboardInterrupt:
-        print("\ninterrupted; what was finished until then is kept", file=sys.stderr)
-        status = 130
+    except (Exception, KeyboardInterrupt) as error:
+        if _interrupts or isinstance(error, KeyboardInterrupt):
+            print("\ninterrupted; what was finished until then is kept", file=sys.stderr)
+            status = 130
+        elif isinstance(error, ValueError | OSError):
+            print(f"error: {error}", file=sys.stderr)
+            status = 2
+        else:
+            raise
     sys.exit(status)
+
+
+_interrupts: list[int] = []
+"""The interrupting signals that came. What they break into, an import for one, may drop the exception that they raise
+or make another of it, so who would go on looks here first."""
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _interrupts.append(number)
+    raise KeyboardInterrupt
+
+
+def _end_if_interrupted() -> None:
+    if _interrupts:
+        raise KeyboardInterrupt
 
 
 def _pace() -> dict[str, float]:
@@ -195,6 +216,7 @@ def training_bar(
                 bar.write(line)
 
         def on_step(step: int, loss: float) -> None:
+            _end_if_interrupted()
             bar.update(step - bar.n)
             bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
 
@@ -268,6 +290,7 @@ def run_estimator(
             bar.set_description_str(f"{item.name} ({len(results) + 1}/{len(items)})", refresh=False)
 
             def on_step(done: int, total: int, loss: float) -> None:
+                _end_if_interrupted()
                 bar.total = total
                 bar.set_postfix_str(f"loss {loss:.2e}", refresh=False)
                 bar.update(done - bar.n)
@@ -289,6 +312,8 @@ def run_estimator(
                 progress=progress,
                 records=records,
             ):
+                if result.error is not None:
+                    _end_if_interrupted()
                 results.append(result)
                 bar.total = bar.n or 1  # a search may end before its last iteration
                 bar.write(_line(result), file=sys.stdout if result.error is None else sys.stderr)

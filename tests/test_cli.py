@@ -236,10 +236,36 @@ def test_an_interrupted_run_says_how_to_go_on(own, number):
         time.sleep(0.05)
     process.send_signal(number)
     error = process.communicate(timeout=60)[1]
-    assert process.returncode == 130
+    assert process.returncode == 130, error
     assert "of 1 pictures 0 done, 0 failed, 1 left; the same command goes on from there" in error
     assert "Traceback" not in error
     assert not list(own.parent.glob("out/.unfinished-*"))
+
+
+@pytest.mark.parametrize("meanwhile", ["raise RuntimeError('made of it')", "on_step(1, 2, 0.0)"])
+def test_an_interruption_is_one_whatever_it_breaks_into(own, meanwhile):
+    """An import that a signal breaks into may make another error of it, or go on."""
+    script = f"""
+import signal
+from pathlib import Path
+from blindsr.cli import EstimatorOptions, run, run_estimator
+
+def estimator(lr, scale_factor, *, seed, on_step):
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    except KeyboardInterrupt:
+        pass
+    {meanwhile}
+
+own = Path({str(own)!r})
+options = EstimatorOptions(real=True, input_dir=(own,), output_dir=own.parent / "out")
+run(lambda: run_estimator(options, "DIPFKP", "DIPFKP", estimator, None))
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
+    )
+    assert process.returncode == 130, process.stderr
+    assert "of 1 pictures 0 done, 0 failed, 1 left" in process.stderr
 
 
 def test_results_never_replace_each_other(own):
