@@ -7,12 +7,10 @@ and files included.
 python benchmarks/set5.py --dataset Set5 --official DIR     DIR holds FKP_x2.pt … and usrnet_tiny.pth
 """
 
-import multiprocessing
 import resource
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +19,10 @@ import torch
 
 from blindsr.cli import parse, run
 from blindsr.datasets import find_items
-from blindsr.devices import keep_freed_memory, pick_device
+from blindsr.devices import pick_device
 from blindsr.pipeline import process
 from DIPFKP.estimator import PRESETS, Preset, pretrained_estimator
+from logbook import in_own_process
 from NonblindSR.tiling import pretrained_nonblind
 
 PUBLISHED = {2: "32.34/0.9308", 3: "30.78/0.8840", 4: "29.29/0.8508"}
@@ -86,11 +85,9 @@ def main() -> int:
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {pick_device()}, seeds {options.seeds}\n")
     print("| | weights | PSNR/SSIM | kernel PSNR | s/image, longest | GiB | published |")
     print("|---|---|---|---|---|---|---|")
-    context = multiprocessing.get_context("spawn")
     for scale_factor in options.scales:
         for weights in [None] * options.ours + [options.official] * (options.official is not None):
-            with ProcessPoolExecutor(1, mp_context=context, initializer=keep_freed_memory) as pool:
-                print(pool.submit(row, options, scale_factor, weights).result(), flush=True)
+            print(in_own_process(row, options, scale_factor, weights), flush=True)
     return 0
 
 
