@@ -155,7 +155,7 @@ def _searched_kernel(
     if model == "DIPFKP":
         if prior is None:
             raise ValueError("DIPFKP needs a kernel prior")
-        latent = prior.initial_latent() if start is None else prior.latent_for(start.to(device))
+        latent = prior.initial_latent() if start is None else prior.latent_for(start)
         latent = latent.to(device).requires_grad_()
         return lambda: prior.decode(latent), SphericalAdam([latent], lr=rate)
     if model == "DIPSoftmax":
@@ -225,7 +225,7 @@ def estimate(
         if predictor is None:
             raise ValueError('a start that is "predicted" needs a kernel predictor')
         prediction = predictor.predict(lr, scale_factor)
-        start, expected_error = prediction.kernel, prediction.expected_error
+        start, expected_error = prediction.kernel.to(device), prediction.expected_error
     decode, kernel_optimizer = _searched_kernel(model, prior, start, side, settings.kernel_rate, generator, device)
     refit = want_image and (not whole or settings.image_iterations is not None)
     image_settings = replace(

@@ -25,7 +25,7 @@ def gradient_map(image: Tensor) -> Array:
     The sum of three maps of equal weight, averaged over 5×5 pixels: the gradient's magnitude, and where its vertical
     and its horizontal part are among their largest 3 %. Five pixels at the border do not count.
     """
-    luma = (image[0].double().cpu() * torch.tensor(LUMA, dtype=torch.float64).view(3, 1, 1)).sum(0)
+    luma = (image[0].cpu().double() * torch.tensor(LUMA, dtype=torch.float64).view(3, 1, 1)).sum(0)
     rows, cols = np.gradient(luma.numpy())
     total = np.zeros(luma.shape)
     for part in (_largest(_without_border(np.abs(rows), 5)), _largest(_without_border(np.abs(cols), 5))):

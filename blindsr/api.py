@@ -81,7 +81,9 @@ def super_resolve(
     if grey:
         sr = sr.mean(dim=0, keepdim=True)
     if has_alpha:
-        sr = torch.cat([sr, F.interpolate(planes[None, -1:], scale_factor=scale_factor, mode="bicubic")[0]])
+        sr = torch.cat(
+            [sr, F.interpolate(planes[None, -1:], scale_factor=scale_factor, mode="bicubic")[0].to(sr.device)]
+        )
     return _like(sr.clamp(0, 1), image), estimate
 
 
