@@ -74,7 +74,8 @@ class Prediction:
     kernel: Tensor
     """1×1×k×k float32 on the CPU, sum 1."""
     expected_error: float
-    """Error to expect of the log-covariance (Frobenius norm), so of the covariance, relative to it: 0.05 is good."""
+    """Error to expect of log(Σ/s² + I/12) (Frobenius norm), so of the covariance of the blur and a pixel together,
+    relative to it: 0.1 is good."""
 
 
 class KernelPredictor(nn.Module):
@@ -135,7 +136,7 @@ class KernelPredictor(nn.Module):
         return F.conv2d(F.pad(luma, (3, 3, 3, 3), mode="reflect"), self.window)
 
     def forward(self, luma: Tensor, scale_factor: int) -> tuple[Tensor, Tensor]:
-        """Log-covariances and the logs of their expected errors.
+        """Log-covariances and the logs of half the errors to expect of them (see the loss they are trained with).
 
         Args:
             luma: N×1×h×w in [0, 1], sides of at least 16.
@@ -191,7 +192,7 @@ class KernelPredictor(nn.Module):
         mean = (weights[:, None] * entries).sum(dim=0, keepdim=True)
         lambda1, lambda2, theta = from_log_covariance(mean.cpu().double(), scale_factor, share)
         kernel = gaussian_kernels(lambda1, lambda2, theta, kernel_side(scale_factor), scale_factor)
-        return Prediction(kernel.float(), float(torch.exp((weights * log_errors).sum())))
+        return Prediction(kernel.float(), float(2 * torch.exp((weights * log_errors).sum())))
 
 
 def load_for_search(

@@ -119,6 +119,8 @@ class CropSource:
 def negative_log_likelihood(entries: Tensor, log_errors: Tensor, target: Tensor) -> Tensor:
     """Loss: the error of the log-covariance under a Laplace-like density of the predicted width, up to a constant.
 
+    It is lowest at half the error to expect: the density falls off in two dimensions, as its normaliser w² says.
+
     Args:
         entries, target: N×3 as in :func:`FKP.predictor.to_log_covariance`.
         log_errors: (N,).

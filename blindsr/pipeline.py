@@ -26,7 +26,7 @@ from blindsr.records import UNFINISHED, Records, hash_inputs
 
 __all__ = ["UNCERTAIN", "Result", "process", "restore"]
 
-UNCERTAIN = 0.16
+UNCERTAIN = 0.32
 """Expected relative error of a kernel's covariance above which the result says so: photographs of BSDS500, up to four
 times enlarged, have 0.03 to 0.16, gradients, single edges and flat areas 0.17 to 0.35 (at x8 0.13 to 0.18)."""
 CURVE = 100
