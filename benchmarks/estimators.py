@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import skimage.data
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import DIPFKP.estimator
@@ -116,11 +115,10 @@ def scored(run: dict[str, Any], scale_factor: int, name: str, net: USRNet) -> di
     """``run`` with kernel PSNR, PSNR and SSIM, and PSNR below that of the true kernel's image."""
     lr, true_kernel, hr = examples(scale_factor)[name]
     kernel = as_kernel(run["kernel"]).float()
-    margin = (true_kernel.shape[-1] - kernel.shape[-1]) // 2  # at x4 DIP-FKP's window lacks a pixel all round
     psnr, ssim = score(net, lr, kernel, hr, scale_factor)
     return {
         **run,
-        "kernel_psnr": kernel_psnr(F.pad(kernel, (margin,) * 4), true_kernel),
+        "kernel_psnr": kernel_psnr(kernel, true_kernel),
         "psnr": psnr,
         "ssim": ssim,
         "below": true_psnr(name, scale_factor, net) - psnr,

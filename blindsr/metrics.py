@@ -3,6 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 import skimage  # not its parts: they load at first use, and bring scipy.stats, which takes half a second
+import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = ["kernel_psnr", "psnr_ssim_y"]
@@ -40,15 +41,16 @@ def psnr_ssim_y(image: npt.NDArray[np.uint8], reference: npt.NDArray[np.uint8], 
 
 
 def kernel_psnr(kernel: Tensor, reference: Tensor) -> float:
-    """PSNR in dB of a 1×1×k×k kernel against the true one, for a peak of 1.
+    """PSNR in dB of a 1×1×k×k kernel against the true one, for a peak of 1; around the smaller one there are zeros.
 
     Raises:
-        ValueError: the kernels have different sides.
+        ValueError: one of the sides is odd and the other even, so that their centres lie half a pixel apart.
     """
-    if kernel.shape != reference.shape:
+    margin, rest = divmod(reference.shape[-1] - kernel.shape[-1], 2)
+    if rest:
         raise ValueError(
-            f"the kernel has side {kernel.shape[-1]}, the true one {reference.shape[-1]}; "
-            "compare kernels of the same scale factor"
+            f"the kernel has side {kernel.shape[-1]}, the true one {reference.shape[-1]}; compare two odd or two even"
         )
+    kernel, reference = F.pad(kernel, (max(0, margin),) * 4), F.pad(reference, (max(0, -margin),) * 4)
     error = float((kernel.cpu().double() - reference.cpu().double()).square().mean())
     return float("inf") if error == 0 else float(-10 * np.log10(error))

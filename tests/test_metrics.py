@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from blindsr.metrics import kernel_psnr, psnr_ssim_y
 
@@ -29,5 +30,12 @@ def test_mismatches_are_refused():
         psnr_ssim_y(image, image[:-1], 2)
     with pytest.raises(ValueError, match="too small"):
         psnr_ssim_y(image[:12], image[:12], 2)
-    with pytest.raises(ValueError, match="same scale"):
-        kernel_psnr(torch.rand(1, 1, 11, 11), torch.rand(1, 1, 15, 15))
+    with pytest.raises(ValueError, match="two odd or two even"):
+        kernel_psnr(torch.rand(1, 1, 11, 11), torch.rand(1, 1, 14, 14))
+
+
+def test_kernels_of_different_sides_are_compared_around_their_centre():
+    kernel = torch.rand(1, 1, 11, 11)
+    assert kernel_psnr(kernel, F.pad(kernel, (2, 2, 2, 2))) == np.inf
+    assert kernel_psnr(F.pad(kernel, (2, 2, 2, 2)), kernel) == np.inf
+    assert kernel_psnr(kernel, F.pad(kernel, (1, 3, 2, 2))) < 40
