@@ -178,7 +178,7 @@ def prepare(
         kernel_noise: level of the multiplicative noise on the kernel, 0 to 1.
         image_noise: largest σ of the noise on the LR image, in image range; each picture's σ is uniform below it.
         seed: of NumPy's legacy generator (published: 1).
-        overwrite: whether to replace what is there and differs.
+        overwrite: whether to replace what is there and differs, and remove what has no HR picture.
 
     Yields:
         The HR picture's path, and None or, in one line, why there is no LR picture of it.
@@ -220,6 +220,12 @@ def prepare(
                 yield path, f"{message} (its draws are missing: later pictures get other kernels than the published)"
 
     kernels, lrs = (folder / f"{model}_{what}_x{scale_factor}" for what in ("gt_k", "lr"))
+    stems = {path.stem for path in paths}
+    stale = [path for path in (*lrs.glob("*.png"), *kernels.glob("*.mat")) if path.stem not in stems]
+    if stale and not overwrite:
+        raise ValueError(f"{stale[0]}: has no HR picture any more; replace the set with --overwrite")
+    for path in stale:
+        path.unlink()
     if not overwrite and (kernels.exists() or lrs.exists()):  # all is compared before anything is written
         for path, example in examples():
             if not isinstance(example, str):

@@ -72,6 +72,12 @@ def test_a_set_is_completed_but_never_replaced_unasked(tmp_path):
     assert c.kernel.read_bytes() == before
     list(prepare(tmp_path, "DIPFKP", 2, overwrite=True))
     assert c.kernel.read_bytes() != before
+    (tmp_path / "HR" / "c.png").unlink()
+    with pytest.raises(ValueError, match=r"c\.png.*--overwrite"):
+        list(prepare(tmp_path, "DIPFKP", 2))
+    list(prepare(tmp_path, "DIPFKP", 2, overwrite=True))
+    assert [item.name for item in find_items(str(tmp_path), "DIPFKP", 2)] == ["a", "b"]
+    assert not c.kernel.exists()
 
 
 def test_one_bad_picture_does_not_stop_the_others(tmp_path):
