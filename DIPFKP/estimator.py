@@ -168,6 +168,7 @@ def _searched_kernel(
     return lambda: network(noise).view(1, 1, side, side), torch.optim.Adam(network.parameters(), lr=1e-4)
 
 
+@torch.random.fork_rng(devices=[])  # PyTorch's layers draw weights that are redrawn here
 def estimate(
     lr: Tensor,
     scale_factor: int,

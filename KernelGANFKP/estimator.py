@@ -113,6 +113,7 @@ def preset(name: Preset, model: KernelModel, scale_factor: int) -> GANSettings:
     )
 
 
+@torch.random.fork_rng(devices=[])  # PyTorch's layers draw weights that are redrawn here
 def estimate(
     lr: Tensor,
     scale_factor: int,
@@ -156,7 +157,6 @@ def estimate(
     else:
         if prior is None:
             raise ValueError("KernelGANFKP needs a kernel prior")
-        latent = prior.initial_latent()
         if settings.start == "predicted":
             if predictor is None:
                 raise ValueError('a start that is "predicted" needs a kernel predictor')
@@ -164,6 +164,8 @@ def estimate(
             # pixels 5/4 of what the x2 kernel has in its own.
             prediction = predictor.predict(lr, 2, share=4 / 5 if scale_factor == 4 else 1)
             latent, expected_error = prior.latent_for(prediction.kernel.to(lr.device)), prediction.expected_error
+        else:
+            latent = prior.initial_latent()
         if settings.iterations:
             inner, crop, notes = _inner(lr, settings)
             kernel, converged = _search_fkp(inner, crop, settings, prior, latent, generator, log)
