@@ -1,7 +1,7 @@
 """The kernel prior: latent codes <-> blur kernels, likelihood, and the sphere that codes are kept on."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -195,7 +195,7 @@ class SphericalAdam(torch.optim.Adam):
         super().__init__(params, lr=lr)
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         loss = super().step(closure)
         for group in self.param_groups:
             for parameter in group["params"]:

@@ -45,6 +45,10 @@ class TrainingSettings:
         require_positive(self, "epochs", "kernels_per_epoch", "learning_rate", "validate_every")
         if self.batch < 2:
             raise ValueError("--batch must be at least 2: batch normalisation needs a variance")
+        if self.kernels_per_epoch % self.batch:
+            raise ValueError(
+                f"--kernels-per-epoch {self.kernels_per_epoch}: must be a multiple of --batch {self.batch}"
+            )
 
 
 def validation_kernels(scale_factor: int) -> Tensor:
@@ -150,8 +154,9 @@ def train(
         prior.train()
         total = torch.zeros((), device=device)
         steps = 0
-        for start in range(0, settings.kernels_per_epoch, CHUNK):
-            count = min(CHUNK, settings.kernels_per_epoch - start)
+        chunk = max(1, CHUNK // settings.batch) * settings.batch
+        for start in range(0, settings.kernels_per_epoch, chunk):
+            count = min(chunk, settings.kernels_per_epoch - start)
             kernels = random_kernels(count, scale_factor, generator)
             for batch in prior._to_logits(kernels, generator).split(settings.batch):
                 loss = -prior.log_prob_logits(batch).mean()

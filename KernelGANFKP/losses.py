@@ -66,16 +66,17 @@ def bicubic_loss(patches: Tensor, downsampled: Tensor) -> Tensor:
     return F.mse_loss(downsampled, target.sum(dim=1, keepdim=True).expand_as(downsampled))
 
 
-def post_process(kernel: Tensor, kept: int = 40) -> Tensor:
+def post_process(kernel: Tensor) -> Tensor:
     """KernelGAN's last step: 13×13 → 11×11, small values cut off, normalised and centred for x2.
+
+    The 40 largest values stay whole but for the cut, which is 0.75 times the next one.
 
     Args:
         kernel: 1×1×13×13.
-        kept: values that stay whole but for the cut, which is 0.75 times the next one.
 
     Returns:
         1×1×11×11, sum 1.
     """
     kernel = kernel[..., :-2, :-2]
-    cut = 0.75 * torch.sort(kernel.flatten(), descending=True).values[kept]
+    cut = 0.75 * torch.sort(kernel.flatten(), descending=True).values[40]
     return normalize(centre(normalize((kernel - cut).clamp(min=0)), 2))

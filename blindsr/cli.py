@@ -37,6 +37,8 @@ Options = TypeVar("Options")
 
 REAL_SIGMA = 10 / 255
 """Noise level told to the non-blind network for real photographs (official release)."""
+LONGEST_NAME = 200
+"""Bytes of a picture's name; file systems have 255 for a file's, and results append to it."""
 RARELY = 30
 """Seconds between progress lines where these go to a file instead of a terminal."""
 
@@ -378,9 +380,11 @@ def _describe(
 
 
 def _require_distinct_names(items: list[Item]) -> None:
-    """Raise ValueError where two pictures' results would replace each other, on any file system."""
+    """Raise ValueError where results would replace each other, on any file system, or could not be named."""
     outputs: dict[str, Item] = {}
     for item in items:
+        if len(os.fsencode(item.name)) > LONGEST_NAME:
+            raise ValueError(f"{item.lr}: its name is too long to name results after; rename it")
         for name in (item.name, f"{item.name}_kernel", f"{item.name}_search"):
             other = outputs.setdefault(name.casefold(), item)
             if other is not item:

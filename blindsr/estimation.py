@@ -37,7 +37,7 @@ class Estimate:
     converged: bool | None = None
     """Whether the kernel had come to rest when the search ended, where the estimator checks that."""
     path: list[tuple[int, Tensor]] = field(default_factory=list)
-    """The kernel along the search, from its start to its end, a dozen times: (iterations done, 1×1×k×k)."""
+    """The kernel along the search, from its start to its end, a dozen times at most: (iterations done, 1×1×k×k)."""
     notes: tuple[str, ...] = ()
     """What a user should know of this estimate, a line each."""
 

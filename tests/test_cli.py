@@ -278,6 +278,11 @@ def test_results_never_replace_each_other(own):
     assert {path.name for path in (own.parent / "out").glob("*.mat")} == {"photo.mat", "photo_kernel_png.mat"}
 
 
+def test_a_name_too_long_for_results_is_told_before_the_work(own):
+    (own / "photo.png").rename(own / f"{'n' * 236}.png")
+    refused(command("DIPFKP", "-i", own, "-o", own.parent / "out", *QUICK), "name is too long", "rename")
+
+
 def test_an_unusable_output_folder_is_told_before_the_work(own):
     (own.parent / "file").touch()
     refused(command("DIPFKP", "--SR", "-i", own, "-o", own.parent / "file"), "--output-dir", own.parent / "file")

@@ -198,3 +198,9 @@ def test_bad_weights_are_refused_in_one_line(tmp_path, evil_pickle):
     cut.write_bytes(pretrained_path("FKP_x2.pt").read_bytes()[:5000])
     with pytest.raises(ValueError, match=r"cut\.pt"):
         KernelPrior.from_pretrained(2, cut)
+
+
+def test_a_batch_left_over_is_refused():
+    """Of one kernel, batch normalisation would make no number."""
+    with pytest.raises(ValueError, match="--kernels-per-epoch 201"):
+        TrainingSettings(kernels_per_epoch=201)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from blindsr.degradation import border, degrade, quantize
+from blindsr.images import LUMA
 from blindsr.kernels import gaussian_kernels, kernel_side, random_kernels, variance_range
 from blindsr.metrics import kernel_psnr
 from blindsr.paths import pretrained_path
@@ -110,7 +111,7 @@ def test_a_flat_picture_is_answered_with_doubt(predictor, photograph):
     assert torch.isfinite(flat.kernel).all()
     kernel = random_kernels(1, 2, torch.Generator().manual_seed(0))
     clear = predictor.predict(quantize(degrade(photograph, kernel, 2)), 2)
-    assert clear.expected_error < 0.15 < UNCERTAIN < flat.expected_error
+    assert clear.expected_error < 0.3 < UNCERTAIN < flat.expected_error
 
 
 @pytest.mark.parametrize(
@@ -185,16 +186,19 @@ SHORT = PredictorSettings(
 
 def test_crops_are_the_degraded_photographs(photos):
     settings = PredictorSettings(noisy=0.0, zoom=(1.0, 1.0), held_out=1)
-    luma, target = CropSource(photos[:1], settings).draw(2, 24, 5, torch.Generator().manual_seed(0))
+    # A photograph of the crops' very size leaves nothing to chance but its eight orientations.
+    side = (24 + 2 * border(11, 2)) * 2
+    photo = photos[0][:, :side, :side]
+    luma, target = CropSource([photo], settings).draw(2, 24, 5, torch.Generator().manual_seed(0))
     assert luma.shape == (5, 1, 24, 24)
-    assert target.shape == (5, 3)
-    assert 0 <= luma.min() < luma.max() <= 1
-    # Wider kernels leave less gradient in the same picture.
-    kernels = [gaussian_kernels(*(torch.tensor([v]) for v in (a, a, 0.0)), 11, 2) for a in (0.4, 5.0)]
-    picture = photos[0][None].float() / 255
-    energies = [degrade(picture, kernel, 2, circular=False).diff(dim=-1).square().mean() for kernel in kernels]
-    assert energies[1] < 0.5 * energies[0]
-    assert border(11, 2) == 3
+    grey = (photo.float() / 255 * torch.tensor(LUMA).view(3, 1, 1)).sum(dim=0)[None, None]
+    turned = [torch.rot90(grey, turns, (2, 3)) for turns in range(4)]
+    turned += [picture.flip(3) for picture in turned]
+    lambda1, lambda2, theta = from_log_covariance(target, 2)
+    kernels = gaussian_kernels(lambda1, lambda2, theta, 11, 2)
+    for crop, kernel in zip(luma.split(1), kernels.split(1), strict=True):
+        expected = [quantize(degrade(picture, kernel, 2, circular=False)) for picture in turned]
+        assert min(float((crop - one).abs().max()) for one in expected) < 1.5 / 255
 
 
 def test_likelihood_is_best_at_the_truth_with_the_right_width():
