@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from blindsr.checks import require_between, require_iterations_beyond_frozen, require_positive
 from blindsr.degradation import border, centre_crop, degrade
+from blindsr.devices import free_memory
 from blindsr.estimation import Estimate, Estimator, OnStep, SearchLog
 from blindsr.initialization import draw_parameters
 from blindsr.kernels import kernel_side
@@ -31,6 +32,9 @@ __all__ = [
 ]
 
 KernelModel = Literal["DIPFKP", "DIPSoftmax", "DoubleDIP"]
+
+BYTES_PER_PIXEL = 75
+"""What fitting an image network takes for each of its channels and HR pixels, measured on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +206,8 @@ def estimate(
         The estimate; its image is None unless wanted.
 
     Raises:
-        ValueError: the HR image is smaller than the kernel, or a baseline is to make no iterations.
+        ValueError: the HR image is smaller than the kernel, a wanted image too large for the memory, or a baseline
+            is to make no iterations.
     """
     began = time.perf_counter()
     _require_search(settings, model)
@@ -235,6 +240,8 @@ def estimate(
         channels=settings.image_channels or settings.channels,
         frozen_iterations=0,
     )
+    if refit:
+        _require_memory(height * width * scale_factor**2 * image_settings.channels * BYTES_PER_PIXEL, device)
     total = settings.iterations + (image_settings.iterations if refit else 0)
     log = SearchLog(total, on_step, "use a smaller --image-rate or --kernel-rate")
     image = None
@@ -283,6 +290,15 @@ def _require_search(settings: DIPSettings, model: KernelModel) -> None:
     if settings.iterations == 0 and model != "DIPFKP":
         raise ValueError(
             f"--model {model}: it has no predicted start to take as it is; use --preset paper, or --iterations"
+        )
+
+
+def _require_memory(needed: int, device: torch.device) -> None:
+    free = free_memory(device)
+    if free is not None and needed > free:
+        raise ValueError(
+            f"the deep image prior needs about {needed / 2**30:.0f} GiB for a picture of this size, "
+            f"{free / 2**30:.0f} are free; use --SR, which takes little, or a smaller picture"
         )
 
 

@@ -52,7 +52,8 @@ def super_resolve(
         on_step: called with (iterations done, iterations in all, loss).
 
     Returns:
-        The image at s times the size, of the kind, number type and range of ``image``, and the estimate.
+        The image at s times the size, of the kind, number type and range of ``image``, and the estimate, whose
+        ``uncertain`` says where too little of the blur shows.
 
     Raises:
         ValueError: ``image``, ``kernel`` or ``scale_factor`` is none of these, or the image is too small.

@@ -24,11 +24,8 @@ from blindsr.images import read_image, read_kernel, read_picture, to_uint8, writ
 from blindsr.metrics import kernel_psnr, psnr_ssim_y
 from blindsr.records import UNFINISHED, Records, hash_inputs
 
-__all__ = ["UNCERTAIN", "Result", "process", "restore"]
+__all__ = ["Result", "process", "restore"]
 
-UNCERTAIN = 0.32
-"""Expected relative error of a kernel's covariance above which the result says so: photographs of BSDS500, up to four
-times enlarged, have 0.03 to 0.16, gradients, single edges and flat areas 0.17 to 0.35 (at x8 0.13 to 0.18)."""
 CURVE = 100
 """Most points of a loss curve that a result keeps."""
 
@@ -156,7 +153,7 @@ def _make(
     losses = {"kernel": estimate.losses, "critic": estimate.critic_losses}
     losses = {name: values for name, values in losses.items() if values}
     notes = estimate.notes
-    if estimate.expected_error is not None and estimate.expected_error > UNCERTAIN:
+    if estimate.uncertain:
         doubt = f"uncertain: too little of the blur shows (its variances ± {estimate.expected_error:.0%})"
         notes = (doubt, *notes)
     write_kernel(folder / f"{item.name}.mat", estimate.kernel)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import DIPFKP.estimator
 from blindsr.degradation import degrade
 from blindsr.kernels import gaussian_kernels, kernel_side
 from blindsr.metrics import kernel_psnr
@@ -112,6 +113,18 @@ def test_a_seed_gives_one_result_and_disturbs_nobody(blurred, prior):
     assert first.losses == second.losses
     assert not torch.equal(first.kernel, other.kernel)
     assert torch.equal(torch.rand(3), undisturbed)
+
+
+def test_a_picture_too_large_for_the_memory_is_told_before_the_search(blurred, prior, monkeypatch):
+    monkeypatch.setattr(DIPFKP.estimator, "free_memory", lambda device: 2**20)
+    settings = dataclasses.replace(SHORT, image_iterations=2)
+    steps = []
+    with pytest.raises(ValueError, match=r"GiB.*--SR"):
+        estimate(
+            blurred[0], 2, prior=prior, settings=settings, want_image=True, on_step=lambda *step: steps.append(step)
+        )
+    assert not steps
+    assert estimate(blurred[0], 2, prior=prior, settings=settings).image is None
 
 
 @pytest.mark.parametrize("model", ["DIPSoftmax", "DoubleDIP"])

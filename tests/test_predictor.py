@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from blindsr.degradation import border, degrade, quantize
+from blindsr.estimation import UNCERTAIN
 from blindsr.images import LUMA
 from blindsr.kernels import gaussian_kernels, kernel_side, random_kernels, variance_range
 from blindsr.metrics import kernel_psnr
 from blindsr.paths import pretrained_path
-from blindsr.pipeline import UNCERTAIN
 from DIPFKP.estimator import DIPSettings, estimate
 from FKP import KernelPredictor, KernelPrior
 from FKP.predictor import TILE, TILES, _textured_tiles, from_log_covariance, to_log_covariance
