@@ -283,6 +283,33 @@ def test_a_name_too_long_for_results_is_told_before_the_work(own):
     refused(command("DIPFKP", "-i", own, "-o", own.parent / "out", *QUICK), "name is too long", "rename")
 
 
+def test_the_photographs_of_the_shipped_weights(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY / "data"))
+    from training_photographs import WALLPAPERS
+
+    rng = np.random.default_rng(0)
+    wallpapers = [tmp_path / "root" / path for path in WALLPAPERS.values()]
+    photographs = [tmp_path / "bsds" / "train" / f"{number}.jpg" for number in range(10, 20)]
+    for path in (*wallpapers, *photographs):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), rng.integers(0, 256, (321, 481, 3), np.uint8))
+    arguments = ["--bsds", tmp_path / "bsds", "--debian", tmp_path / "root", "-o", tmp_path / "out"]
+    done = command("data", *arguments, script="training_photographs.py")
+    assert done.returncode == 0, done.stderr
+    made = {path.name: {file.name for file in path.iterdir()} for path in (tmp_path / "out" / "usrnet").iterdir()}
+    assert list(made) and max(made) == "bsds500"  # the trainings hold out the last
+    assert made["bsds500"] == {path.name for path in photographs}
+    assert {name for name in made["b_averaged"] if name.startswith("half_")} == {"half_10.png", "half_11.png"}
+    assert len(made["a640"]) == len(made["a1200"]) == len(WALLPAPERS)
+    assert cv2.imread(str(tmp_path / "out/usrnet/b_averaged/half_10.png")).shape == (160, 240, 3)
+    assert len(list((tmp_path / "out" / "predictor").iterdir())) == 4
+    refused(command("data", *arguments, script="training_photographs.py"), tmp_path / "out", "exists")
+    wallpapers[0].unlink()
+    arguments[-1] = tmp_path / "other"
+    refused(command("data", *arguments, script="training_photographs.py"), wallpapers[0], "install")
+    assert not (tmp_path / "other").exists()
+
+
 def test_an_unusable_output_folder_is_told_before_the_work(own):
     (own.parent / "file").touch()
     refused(command("DIPFKP", "--SR", "-i", own, "-o", own.parent / "file"), "--output-dir", own.parent / "file")
