@@ -57,7 +57,7 @@ class Options:
     path_nonblind: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Weights to use; without it, the shipped data/pretrained_models/usrnet_tiny.pth."""
     tile: Annotated[int | None, tyro.conf.arg(metavar="PIXELS")] = None
-    """Work in tiles of so many result pixels a side, 0 for none; without it, what the free memory allows."""
+    """With --kernel: work in tiles of so many result pixels a side, 0 for none; without it, what memory allows."""
     float32: bool = False
     """With --kernel: compute in float32 throughout, as --evaluate always does. Without it, devices that gain from
     bfloat16 take that for the convolutions inside, which changed PSNR by at most 0.003 dB where it was measured."""
