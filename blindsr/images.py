@@ -1,4 +1,4 @@
-"""Reading and writing pictures and kernels: the only place where 8- and 16-bit values exist."""
+"""Reading and writing pictures and kernels: the only place that knows files of 8 and 16 bits."""
 
 import io
 import logging
@@ -38,8 +38,8 @@ log = logging.getLogger(__name__)
 
 # Pictures by their names; everything else in a folder is not taken for a picture.
 _SUFFIXES = {
-    ".bmp", ".dib", ".jpeg", ".jpg", ".jpe", ".jp2", ".png", ".webp", ".avif", ".pbm", ".pgm", ".ppm", ".pxm",
-    ".pnm", ".sr", ".ras", ".tiff", ".tif", ".exr", ".hdr", ".pic", ".gif",
+    ".bmp", ".dib", ".jpeg", ".jpg", ".jpe", ".jp2", ".png", ".webp", ".avif", ".pbm", ".pgm", ".ppm", ".pnm",
+    ".sr", ".ras", ".tiff", ".tif", ".gif",
 }  # fmt: skip
 
 
@@ -105,7 +105,7 @@ def _opened(path: Path, data: bytes) -> Iterator[Image.Image]:
 
 
 def read_picture(path: Path) -> Picture:
-    """Read a picture in any format of Pillow's and OpenCV's, 8 or 16 bit, EXIF orientation applied.
+    """Read a picture of 8 or 16 bits in any of the usual formats, EXIF orientation applied.
 
     Raises:
         FileNotFoundError: there is no such file.
