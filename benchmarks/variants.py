@@ -39,6 +39,9 @@ AROUND = replace(PRESETS["default"], crop=192)
 """What the variants differ from in one thing: the default preset but for its crop, which is one of them."""
 VARIANTS = {
     "default preset": PRESETS["default"],
+    "100 iterations of the default": replace(
+        PRESETS["default"], iterations=100, ssim_iterations=35, frozen_iterations=35
+    ),
     "prediction alone": PRESETS["prediction"],
     "fixed start, no pull": replace(AROUND, start="fixed", pull=0.0),
     "no pull": replace(AROUND, pull=0.0),
