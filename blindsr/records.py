@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import stat
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -205,7 +206,7 @@ class Records:
     def _append(self, record: Record) -> None:
         line = json.dumps(asdict(record), default=str).encode() + b"\n"
         # What a crash or a full disk left of a line must not swallow this one.
-        if _last_byte(self._descriptor) not in (b"", b"\n"):
+        if _ends_within_a_line(self._descriptor):
             line = b"\n" + line
         # One write: the system appends it as a whole, whoever else appends.
         if os.write(self._descriptor, line) < len(line):
@@ -290,6 +291,15 @@ def _difference(made_with: dict[str, Any], now: dict[str, Any]) -> str:
                 return _difference(then, value)
             return f"{key} {str(then)[:16]}, now {str(value)[:16]}"
     return "none"
+
+
+def _ends_within_a_line(descriptor: int) -> bool:
+    """Whether the file's last line is cut off, and not just being written by another run (which takes no second)."""
+    for _ in range(100):
+        if _last_byte(descriptor) in (b"", b"\n"):
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def _last_byte(descriptor: int) -> bytes:
