@@ -21,17 +21,18 @@ from DIPFKP.network import ImagePrior, scales_for
 from FKP import KernelPredictor, KernelPrior, SphericalAdam, Start, load_for_search
 
 __all__ = [
-    "PRESETS",
     "DIPSettings",
     "KernelModel",
     "Preset",
     "estimate",
+    "preset",
     "pretrained_estimator",
     "ssim",
     "textured_crop",
 ]
 
 KernelModel = Literal["DIPFKP", "DIPSoftmax", "DoubleDIP"]
+Preset = Literal["default", "prediction", "paper"]
 
 BYTES_PER_PIXEL = 75
 """What fitting an image network takes for each of its channels and HR pixels, measured on a CPU."""
@@ -69,6 +70,8 @@ class DIPSettings:
     """Channels of the image network in that fit. None: those of the joint fit."""
     start: Start = "fixed"
     """Where DIPFKP's search for the kernel starts: at one kernel for all images (paper), or at the predictor's."""
+    circular: bool = True
+    """The picture goes on at its opposite border, as those of prepared data sets do (paper: yes; with --real no)."""
 
     def __post_init__(self) -> None:
         require_positive(self, "crop", "image_rate", "kernel_rate")
@@ -100,12 +103,13 @@ _DEFAULT = DIPSettings(
     image_channels=64,
     start="predicted",
 )
-Preset = Literal["default", "prediction", "paper"]
-PRESETS: dict[str, DIPSettings] = {
-    "default": _DEFAULT,
-    "prediction": replace(_DEFAULT, iterations=0),
-    "paper": DIPSettings(),
-}
+
+
+def preset(name: Preset) -> DIPSettings:
+    """The settings of a preset."""
+    if name == "paper":
+        return DIPSettings()
+    return replace(_DEFAULT, iterations=0) if name == "prediction" else _DEFAULT
 
 
 def ssim(x: Tensor, y: Tensor) -> Tensor:
@@ -179,7 +183,7 @@ def estimate(
     *,
     prior: KernelPrior | None = None,
     predictor: KernelPredictor | None = None,
-    settings: DIPSettings = PRESETS["default"],
+    settings: DIPSettings = _DEFAULT,
     model: KernelModel = "DIPFKP",
     want_image: bool = False,
     seed: int = 0,
@@ -187,16 +191,17 @@ def estimate(
 ) -> Estimate:
     """Estimate the kernel of one LR image, and its HR image where that is wanted.
 
-    The kernel is estimated on a crop; where that is the whole image, the forward model has its circular border,
-    elsewhere the LR pixels that see beyond the crop are left out of the loss. A wanted image that the joint fit
-    does not cover, or that ``settings`` give a fit of its own, is fitted afterwards, with the kernel found.
+    The kernel is estimated on a crop, where the LR pixels that see beyond it are left out of the loss, or on the
+    whole image, where they see its opposite border or, with ``settings.circular`` off, what is fitted beyond it. A
+    wanted image that the joint fit does not cover, or that ``settings`` give a fit of its own, is fitted afterwards,
+    with the kernel found.
 
     Args:
         lr: 1×3×h×w float32 in [0, 1], on the device to compute on.
         scale_factor: s.
         prior: the kernel prior of that scale, on the same device; the baselines need none.
         predictor: on the same device; needed where ``settings.start`` is "predicted" and the model has a prior.
-        settings: see :class:`DIPSettings`, :data:`PRESETS`.
+        settings: see :class:`DIPSettings`, :func:`preset`.
         model: "DIPFKP", or a baseline: "DIPSoftmax" (free logits), "DoubleDIP" (a small network makes the kernel).
         want_image: also return the DIP image of the whole picture.
         seed: of the networks' weights and noise.
@@ -224,7 +229,7 @@ def estimate(
     outside = border(side, scale_factor)
     crop = take(lr, max(settings.crop // scale_factor, -(-side // scale_factor), 2 * outside + 1))
     if min(crop.shape[-2:]) <= 2 * outside:
-        crop = lr  # too thin for a crop whose border does not count: the whole picture, with a circular one
+        crop = lr  # too thin for a crop whose border does not count
     whole = crop.shape == lr.shape
     start, expected_error = None, None
     if model == "DIPFKP" and settings.start == "predicted":
@@ -246,12 +251,14 @@ def estimate(
     log = SearchLog(total, on_step, "use a smaller --image-rate or --kernel-rate")
     image = None
     if settings.iterations:
-        image = _fit(crop, scale_factor, settings, decode, kernel_optimizer, start, whole, generator, log)
+        seen = crop if whole else crop[..., outside:-outside, outside:-outside]
+        circular = whole and settings.circular
+        image = _fit(seen, scale_factor, settings, decode, kernel_optimizer, start, circular, generator, log)
     with torch.no_grad():
         kernel = decode()
     log.kernel(kernel, last=True)
     if refit:
-        image = _fit(lr, scale_factor, image_settings, lambda: kernel, None, None, True, generator, log)
+        image = _fit(lr, scale_factor, image_settings, lambda: kernel, None, None, settings.circular, generator, log)
     return Estimate(
         kernel=kernel.cpu(),
         image=image.cpu() if image is not None and want_image else None,
@@ -266,7 +273,7 @@ def estimate(
 def pretrained_estimator(
     scale_factor: int,
     device: torch.device,
-    settings: DIPSettings = PRESETS["default"],
+    settings: DIPSettings = _DEFAULT,
     model: KernelModel = "DIPFKP",
     *,
     want_image: bool = False,
@@ -315,9 +322,11 @@ def _fit(
 ) -> Tensor:
     """Fit an image network to ``lr``, and with ``kernel_optimizer`` the kernel too; returns the last image.
 
-    ``prediction`` is the kernel that ``settings.pull`` pulls towards.
+    ``prediction`` is the kernel that ``settings.pull`` pulls towards. Without a circular border the network's image
+    reaches as far beyond ``lr`` as the kernel does; what is returned does not.
     """
-    height, width = lr.shape[-2] * scale_factor, lr.shape[-1] * scale_factor
+    outside = 0 if circular else border(decode().shape[-1], scale_factor)
+    height, width = ((length + 2 * outside) * scale_factor for length in lr.shape[-2:])
     network = ImagePrior(settings.channels, scales_for(height, width), settings.non_local, lr.shape[1])
     draw_parameters(network, generator)
     network = network.to(lr.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -325,8 +334,6 @@ def _fit(
     noise = noise.to(lr.device, memory_format=torch.channels_last)
     image_optimizer = partial(torch.optim.Adam, list(network.parameters()), lr=settings.image_rate, fused=True)
     optimizer = image_optimizer()
-    outside = 0 if circular else border(decode().shape[-1], scale_factor)
-    target = lr[..., outside : lr.shape[-2] - outside, outside : lr.shape[-1] - outside]
     for iteration in range(settings.iterations):
         if kernel_optimizer is None and iteration == settings.ssim_iterations:
             # What Adam remembers of the gradients of 1 − SSIM, a thousand times larger, would keep its steps tiny for
@@ -341,7 +348,7 @@ def _fit(
             log.kernel(kernel)
         fitted = degrade(image, kernel, scale_factor, circular=circular)
         early = iteration < settings.ssim_iterations
-        loss = 1 - ssim(fitted, target) if early else F.mse_loss(fitted, target)
+        loss = 1 - ssim(fitted, lr) if early else F.mse_loss(fitted, lr)
         if prediction is None or early:
             loss.backward()
         else:
@@ -351,4 +358,5 @@ def _fit(
             kernel_optimizer.step()
         optimizer.step()
         log.step(loss)
-    return image.detach()
+    beyond = outside * scale_factor
+    return image.detach()[..., beyond : height - beyond, beyond : width - beyond]

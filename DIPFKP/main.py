@@ -5,12 +5,13 @@ A dataset with ground truth, scored: python main.py --SR --sf 4 --dataset Test
 A photograph of yours: python main.py --SR --sf 2 --real -i photo.png
 """
 
-from dataclasses import dataclass, field
+import sys
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from blindsr.cli import SearchOptions, parse, peek, run, run_estimator
 from blindsr.devices import pick_device
-from DIPFKP.estimator import PRESETS, DIPSettings, KernelModel, Preset, pretrained_estimator
+from DIPFKP.estimator import DIPSettings, KernelModel, Preset, preset, pretrained_estimator
 from NonblindSR.tiling import pretrained_nonblind
 
 
@@ -30,9 +31,10 @@ class Options(SearchOptions):
 
 
 def main() -> int:
-    preset = peek("--preset", "default")
-    default = Options(settings=PRESETS.get(preset, PRESETS["default"]))
-    options = parse(Options, __doc__ or "", default)
+    settings = preset(peek("--preset", "default"))  # type: ignore[arg-type]
+    if "--real" in sys.argv:
+        settings = replace(settings, circular=False)
+    options = parse(Options, __doc__ or "", Options(settings=settings))
     device = pick_device(options.device)
     estimator = pretrained_estimator(
         options.sf,

@@ -47,7 +47,7 @@ PHOTOGRAPHS = (
     "rocket",
     "stereo_motorcycle",
 )
-DIP_PRESETS = {"DIP-FKP": "default", "prediction alone": "prediction"}
+DIP_PRESETS: dict[str, DIPFKP.estimator.Preset] = {"DIP-FKP": "default", "prediction alone": "prediction"}
 METHODS = ("KernelGAN", "KernelGAN-FKP, paper", "KernelGAN-FKP", *DIP_PRESETS)
 
 
@@ -91,7 +91,7 @@ def examples(scale_factor: int) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
 def estimator_of(method: str, scale_factor: int) -> Estimator:
     device = pick_device()
     if method in DIP_PRESETS:
-        settings = DIPFKP.estimator.PRESETS[DIP_PRESETS[method]]
+        settings = DIPFKP.estimator.preset(DIP_PRESETS[method])
         return DIPFKP.estimator.pretrained_estimator(scale_factor, device, settings)
     model: KernelModel = "KernelGAN" if method == "KernelGAN" else "KernelGANFKP"
     gan_settings = preset("paper" if "paper" in method else "default", model, scale_factor)

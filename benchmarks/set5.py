@@ -21,7 +21,7 @@ from blindsr.cli import parse, run
 from blindsr.datasets import find_items
 from blindsr.devices import pick_device
 from blindsr.pipeline import process
-from DIPFKP.estimator import PRESETS, Preset, pretrained_estimator
+from DIPFKP.estimator import Preset, preset, pretrained_estimator
 from logbook import in_own_process
 from NonblindSR.tiling import pretrained_nonblind
 
@@ -54,7 +54,7 @@ def row(options: Options, scale_factor: int, weights: Path | None) -> str:
         (None, None) if weights is None else (weights / f"FKP_x{scale_factor}.pt", weights / "usrnet_tiny.pth")
     )
     nonblind = pretrained_nonblind(net_path, device)
-    estimator = pretrained_estimator(scale_factor, device, PRESETS[options.preset], path_prior=prior_path)
+    estimator = pretrained_estimator(scale_factor, device, preset(options.preset), path_prior=prior_path)
     items = find_items(options.dataset, "DIPFKP", scale_factor)
     values = []
     with tempfile.TemporaryDirectory() as folder:

@@ -28,21 +28,21 @@ from blindsr.kernels import random_kernels
 from blindsr.metrics import kernel_psnr
 from blindsr.paths import RUNS
 from blindsr.training import hold_out, read_photographs
-from DIPFKP.estimator import PRESETS, pretrained_estimator
+from DIPFKP.estimator import preset, pretrained_estimator
 from logbook import measured
 from NonblindSR.evaluation import score
 from NonblindSR.usrnet import USRNet
 
 SIDE = 256
 COLUMNS = ("kernel_psnr", "psnr", "below", "seconds")
-AROUND = replace(PRESETS["default"], crop=192)
+AROUND = replace(preset("default"), crop=192)
 """What the variants differ from in one thing: the default preset but for its crop, which is one of them."""
 VARIANTS = {
-    "default preset": PRESETS["default"],
+    "default preset": preset("default"),
     "100 iterations of the default": replace(
-        PRESETS["default"], iterations=100, ssim_iterations=35, frozen_iterations=35
+        preset("default"), iterations=100, ssim_iterations=35, frozen_iterations=35
     ),
-    "prediction alone": PRESETS["prediction"],
+    "prediction alone": preset("prediction"),
     "fixed start, no pull": replace(AROUND, start="fixed", pull=0.0),
     "no pull": replace(AROUND, pull=0.0),
     "no pull, a quarter of the rate": replace(AROUND, pull=0.0, kernel_rate=5e-3),
@@ -54,8 +54,11 @@ VARIANTS = {
     "16 channels": replace(AROUND, channels=16),
     "crop of 192": AROUND,
     "crop of 256": replace(AROUND, crop=256),
-    "paper": PRESETS["paper"],
+    "paper": preset("paper"),
 }
+
+MARKED = ("default preset", "prediction alone", "paper")
+"""Stars in the figure: what ``--preset`` offers."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ def draw(rows: dict[tuple[int, str], tuple[float, ...]], path: Path) -> None:
     axes = dict(zip(scales, figure.subplots(1, len(scales), squeeze=False)[0], strict=True))
     for (scale_factor, variant), (_, _, below, _, seconds) in rows.items():
         i = list(VARIANTS).index(variant)
-        marker, size = ("*", 120) if VARIANTS[variant] in PRESETS.values() else ("os^vDPX"[i % 7], 30)
+        marker, size = ("*", 120) if variant in MARKED else ("os^vDPX"[i % 7], 30)
         axes[scale_factor].scatter(seconds, below, s=size, marker=marker, color=f"C{i % 10}", label=variant)
     for scale_factor, axis in axes.items():
         axis.set_xscale("log")

@@ -1,5 +1,6 @@
 """Blind super-resolution of one image in memory, in one call."""
 
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -59,7 +60,7 @@ def super_resolve(
         ValueError: ``image``, ``kernel`` or ``scale_factor`` is none of these, or the image is too small.
     """
     # The only arrow from here to the subprojects; inside the call, so that importing blindsr loads none of them.
-    from DIPFKP.estimator import pretrained_estimator
+    from DIPFKP.estimator import preset, pretrained_estimator
     from NonblindSR.tiling import pretrained_nonblind
 
     if scale_factor not in SCALE_FACTORS:
@@ -75,7 +76,8 @@ def super_resolve(
     if kernel is not None:
         estimate = Estimate(normalize(as_kernel(kernel)).float(), None, losses=[], seconds=0.0, seed=seed)
     else:
-        estimator = estimator or pretrained_estimator(scale_factor, where)
+        if estimator is None:
+            estimator = pretrained_estimator(scale_factor, where, replace(preset("default"), circular=periodic))
         estimate = estimator(lr, scale_factor, seed=seed, on_step=on_step)
     nonblind = pretrained_nonblind(None, where, float32=float32)
     sr = restore(nonblind, lr, estimate.kernel, scale_factor, sigma, periodic)[0]

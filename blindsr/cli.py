@@ -58,8 +58,8 @@ class EstimatorOptions:
     output_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = None
     """Where results go; without it, data/log_<ESTIMATOR>/<dataset>_<model>_lr_x<sf>."""
     real: bool = False
-    """Real photographs: no ground truth is looked for, and USRNet expects a little noise (10 of 255) and takes
-    borders for borders, where prepared data sets go on at the opposite side."""
+    """Real photographs: no ground truth is looked for, USRNet expects a little noise (10 of 255), and a border is a
+    border, where prepared data sets go on at the opposite side."""
     path_nonblind: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Weights of USRNet; without it, the shipped data/pretrained_models/usrnet_tiny.pth."""
     tile: Annotated[int | None, tyro.conf.arg(metavar="PIXELS")] = None

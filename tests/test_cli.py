@@ -1,5 +1,6 @@
 """The commands as a user types them, in a subprocess."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -129,6 +130,8 @@ def test_own_picture_from_another_folder_with_relative_paths(own):
     assert "note:" not in done.stderr
     assert done.stderr.endswith("\n")  # the bar does not share its line with what follows
     assert sorted(path.name for path in own.iterdir()) == ["photo.png"]
+    last = (own.parent / "out" / "results.jsonl").read_text().splitlines()[-1]
+    assert json.loads(last)["settings"]["settings"]["circular"] is False  # a photograph ends at its border
 
 
 def test_several_pictures_by_paths_and_a_pattern_in_tiles(own):

@@ -75,7 +75,7 @@ def test_fakes_refuse_to_mix_devices(lr):
 def test_dip_fkp_on_another_device(lr, model):
     prior, predictor, _ = networks()
     settings = replace(
-        dip.PRESETS["default"], iterations=3, ssim_iterations=1, frozen_iterations=1, image_iterations=2, crop=64
+        dip.preset("default"), iterations=3, ssim_iterations=1, frozen_iterations=1, image_iterations=2, crop=64
     )
     settings = replace(settings, channels=8, image_channels=8, non_local=True)
     estimate = dip.estimate(lr, 2, prior=prior, predictor=predictor, settings=settings, model=model, want_image=True)

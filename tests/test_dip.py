@@ -5,10 +5,10 @@ import pytest
 import torch
 
 import DIPFKP.estimator
-from blindsr.degradation import degrade
+from blindsr.degradation import border, degrade
 from blindsr.kernels import gaussian_kernels, kernel_side
 from blindsr.metrics import kernel_psnr
-from DIPFKP.estimator import PRESETS, DIPSettings, estimate, ssim, textured_crop
+from DIPFKP.estimator import DIPSettings, estimate, preset, ssim, textured_crop
 from DIPFKP.network import ImagePrior, scales_for
 from FKP import KernelPredictor, KernelPrior
 
@@ -48,17 +48,13 @@ def test_ssim_matches_the_release(golden):
 
 
 def test_paper_preset_is_the_papers():
-    assert PRESETS["paper"] == DIPSettings(
-        1000, 80, 75, 128, True, 960, "centre", 5e-3, 0.5, 0.0, None, None, "fixed"
-    )
+    assert preset("paper") == DIPSettings(1000, 80, 75, 128, True, 960, "centre", 5e-3, 0.5, 0.0, None, None, "fixed")
 
 
 def test_the_prediction_alone_is_where_the_search_starts(blurred, prior):
     predictor = KernelPredictor.from_pretrained()
-    searches = [
-        dataclasses.replace(PRESETS["default"], iterations=n, frozen_iterations=0, channels=8) for n in (0, 1)
-    ]
-    assert searches[0] == dataclasses.replace(PRESETS["prediction"], frozen_iterations=0, channels=8)
+    searches = [dataclasses.replace(preset("default"), iterations=n, frozen_iterations=0, channels=8) for n in (0, 1)]
+    assert searches[0] == dataclasses.replace(preset("prediction"), frozen_iterations=0, channels=8)
     alone, started = (
         estimate(blurred[0], 2, prior=prior, predictor=predictor, settings=settings) for settings in searches
     )
@@ -68,7 +64,7 @@ def test_the_prediction_alone_is_where_the_search_starts(blurred, prior):
 
 
 def test_the_prediction_alone_has_a_picture_too(blurred, prior):
-    settings = dataclasses.replace(PRESETS["prediction"], image_iterations=2, image_channels=8)
+    settings = dataclasses.replace(preset("prediction"), image_iterations=2, image_channels=8)
     predictor = KernelPredictor.from_pretrained()
     found = estimate(blurred[0], 2, prior=prior, predictor=predictor, settings=settings, want_image=True)
     assert found.image is not None
@@ -80,7 +76,7 @@ def test_no_iterations_need_a_prediction(blurred):
     with pytest.raises(ValueError, match="--iterations 0"):
         DIPSettings(iterations=0, frozen_iterations=0)
     with pytest.raises(ValueError, match="--model DIPSoftmax: it has no predicted start"):
-        estimate(blurred[0], 2, model="DIPSoftmax", settings=PRESETS["prediction"])
+        estimate(blurred[0], 2, model="DIPSoftmax", settings=preset("prediction"))
 
 
 @pytest.mark.parametrize("size", [(3, 3), (3, 5), (21, 21), (33, 50), (72, 96)])
@@ -157,6 +153,23 @@ def test_a_wanted_image_is_that_of_the_whole_picture(blurred, prior, crop, image
     assert found.image is not None
     assert found.image.shape == (1, 3, 72, 96)
     assert steps[-1][0] == steps[-1][1] == len(found.losses) == total
+
+
+def test_a_photograph_ends_at_its_border(picture, blurred, prior):
+    """What lies beyond is fitted too, where a circular border would have to explain it by the opposite one."""
+    kernel = blurred[1]
+    lr = degrade(picture, kernel, 2, circular=False)
+    beyond = 2 * border(kernel.shape[-1], 2)
+    truth = picture[..., beyond:-beyond, beyond:-beyond]
+    errors = []
+    for circular in (True, False):
+        settings = dataclasses.replace(SHORT, crop=960, circular=circular, iterations=60)
+        found = estimate(lr, 2, prior=prior, settings=settings, want_image=True)
+        assert found.image is not None
+        assert found.image.shape == truth.shape
+        error = (found.image - truth).square()
+        errors.append(float(error.sum() - error[..., 6:-6, 6:-6].sum()))
+    assert errors[1] < 0.8 * errors[0]
 
 
 def test_the_crop_is_where_the_texture_is():
