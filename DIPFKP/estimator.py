@@ -5,13 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blindsr.checks import require_between, require_iterations_beyond_frozen, require_positive
+from blindsr.checks import require_between, require_choice, require_iterations_beyond_frozen, require_positive
 from blindsr.degradation import border, centre_crop, degrade
 from blindsr.devices import free_memory
 from blindsr.estimation import Estimate, Estimator, OnStep, SearchLog
@@ -106,7 +106,12 @@ _DEFAULT = DIPSettings(
 
 
 def preset(name: Preset) -> DIPSettings:
-    """The settings of a preset."""
+    """The settings of a preset.
+
+    Raises:
+        ValueError: there is no such preset.
+    """
+    require_choice("preset", name, get_args(Preset))
     if name == "paper":
         return DIPSettings()
     return replace(_DEFAULT, iterations=0) if name == "prediction" else _DEFAULT
@@ -228,8 +233,8 @@ def estimate(
     take = textured_crop if settings.crop_position == "texture" else centre_crop
     outside = border(side, scale_factor)
     crop = take(lr, max(settings.crop // scale_factor, -(-side // scale_factor), 2 * outside + 1))
-    if min(crop.shape[-2:]) <= 2 * outside:
-        crop = lr  # too thin for a crop whose border does not count
+    if min(crop.shape[-2:]) <= 4 * outside:
+        crop = lr  # too thin for a crop whose border does not count: at most half would be left
     whole = crop.shape == lr.shape
     start, expected_error = None, None
     if model == "DIPFKP" and settings.start == "predicted":
@@ -245,8 +250,9 @@ def estimate(
         channels=settings.image_channels or settings.channels,
         frozen_iterations=0,
     )
-    if refit:
-        _require_memory(height * width * scale_factor**2 * image_settings.channels * BYTES_PER_PIXEL, device)
+    fits = [(crop, settings)] * (settings.iterations > 0) + [(lr, image_settings)] * refit
+    for seen, how in fits:
+        _require_memory(seen[0, 0].numel() * scale_factor**2 * how.channels * BYTES_PER_PIXEL, device)
     total = settings.iterations + (image_settings.iterations if refit else 0)
     log = SearchLog(total, on_step, "use a smaller --image-rate or --kernel-rate")
     image = None
@@ -304,8 +310,8 @@ def _require_memory(needed: int, device: torch.device) -> None:
     free = free_memory(device)
     if free is not None and needed > free:
         raise ValueError(
-            f"the deep image prior needs about {needed / 2**30:.0f} GiB for a picture of this size, "
-            f"{free / 2**30:.0f} are free; use --SR, which takes little, or a smaller picture"
+            f"the deep image prior needs about {needed / 2**30:.1f} GiB for a picture of this size, "
+            f"{free / 2**30:.1f} are free; use --SR and the default preset, which takes little, or a smaller picture"
         )
 
 

@@ -5,11 +5,10 @@ A dataset with ground truth, scored: python main.py --SR --sf 4 --dataset Test
 A photograph of yours: python main.py --SR --sf 2 --real -i photo.png
 """
 
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from blindsr.cli import SearchOptions, parse, peek, run, run_estimator
+from blindsr.cli import SearchOptions, parse, peek, peek_flag, run, run_estimator
 from blindsr.devices import pick_device
 from DIPFKP.estimator import DIPSettings, KernelModel, Preset, preset, pretrained_estimator
 from NonblindSR.tiling import pretrained_nonblind
@@ -32,7 +31,7 @@ class Options(SearchOptions):
 
 def main() -> int:
     settings = preset(peek("--preset", "default"))  # type: ignore[arg-type]
-    if "--real" in sys.argv:
+    if peek_flag("--real"):
         settings = replace(settings, circular=False)
     options = parse(Options, __doc__ or "", Options(settings=settings))
     device = pick_device(options.device)

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blindsr.checks import require_between, require_iterations_beyond_frozen, require_positive
+from blindsr.checks import require_between, require_choice, require_iterations_beyond_frozen, require_positive
 from blindsr.estimation import Estimate, Estimator, OnStep, SearchLog
 from blindsr.kernels import centre, kernel_x4_from_x2, normalize
 from FKP import KernelPredictor, KernelPrior, SphericalAdam, Start, load_for_search
@@ -89,8 +89,9 @@ def preset(name: Preset, model: KernelModel, scale_factor: int) -> GANSettings:
     """The settings of a preset, which for the paper's depend on model and scale factor.
 
     Raises:
-        ValueError: KernelGAN has nothing to predict with.
+        ValueError: there is no such preset, or KernelGAN has nothing to predict with.
     """
+    require_choice("preset", name, get_args(Preset))
     if model == "KernelGAN" and name == "prediction":
         raise ValueError("--preset prediction: KernelGAN has no predicted start; use --model KernelGANFKP")
     if model == "KernelGAN":

@@ -5,14 +5,13 @@ A dataset with ground truth, scored: python main.py --SR --sf 2 --dataset Test
 A photograph of yours: python main.py --SR --sf 2 --real -i photo.png
 """
 
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from blindsr.cli import SearchOptions, parse, peek, run, run_estimator
+from blindsr.cli import SearchOptions, parse, peek, peek_flag, run, run_estimator
 from blindsr.devices import pick_device
 from KernelGANFKP.estimator import GANSettings, KernelModel, Preset, preset, pretrained_estimator
 from NonblindSR.tiling import pretrained_nonblind
@@ -40,7 +39,7 @@ def main() -> int:
     # A preset depends on model and scale factor; real photos have no border that a degradation made.
     model, sf = peek("--model", "KernelGANFKP"), peek("--sf", "2")
     settings = preset(peek("--preset", "default"), model, int(sf) if sf.isdigit() else 2)  # type: ignore[arg-type]
-    if "--real" in sys.argv:
+    if peek_flag("--real"):
         settings = replace(settings, shave=0)
     options = parse(Options, __doc__ or "", Options(settings=settings))
     device = pick_device(options.device)

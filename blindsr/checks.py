@@ -5,7 +5,13 @@ from typing import Protocol
 
 from blindsr.kernels import SCALE_FACTORS
 
-__all__ = ["require_between", "require_iterations_beyond_frozen", "require_positive", "require_scales"]
+__all__ = [
+    "require_between",
+    "require_choice",
+    "require_iterations_beyond_frozen",
+    "require_positive",
+    "require_scales",
+]
 
 
 def _option(name: str) -> str:
@@ -26,6 +32,12 @@ def require_between(settings: object, low: float, high: float, *names: str) -> N
         value = getattr(settings, name)
         if not low <= value <= high:
             raise ValueError(f"{_option(name)} {value}: must lie between {low} and {high}")
+
+
+def require_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raise ValueError, naming the option, unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{_option(name)} {value}: must be one of {', '.join(choices)}")
 
 
 def require_scales(scales: Sequence[int]) -> None:

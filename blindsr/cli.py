@@ -29,7 +29,7 @@ from blindsr.pipeline import Result, process
 from blindsr.records import ENDINGS, Records, hash_file
 from blindsr.training import OnValidation, process_rank
 
-__all__ = ["EstimatorOptions", "SearchOptions", "parse", "peek", "run", "run_estimator", "training_bar"]
+__all__ = ["EstimatorOptions", "SearchOptions", "parse", "peek", "peek_flag", "run", "run_estimator", "training_bar"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +58,8 @@ class EstimatorOptions:
     output_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = None
     """Where results go; without it, data/log_<ESTIMATOR>/<dataset>_<model>_lr_x<sf>."""
     real: bool = False
-    """Real photographs: no ground truth is looked for, USRNet expects a little noise (10 of 255), and a border is a
-    border, where prepared data sets go on at the opposite side."""
+    """Real photographs: no ground truth is looked for, USRNet expects a little noise (10 of 255), and nobody takes
+    the picture to go on at its opposite border, as those of prepared data sets do."""
     path_nonblind: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Weights of USRNet; without it, the shipped data/pretrained_models/usrnet_tiny.pth."""
     tile: Annotated[int | None, tyro.conf.arg(metavar="PIXELS")] = None
@@ -156,6 +156,13 @@ def peek(option: str, default: str) -> str:
         return parser.parse_known_args()[0].value
     except argparse.ArgumentError:
         return default  # an option without its value: parsing proper will say so
+
+
+def peek_flag(option: str) -> bool:
+    """Whether ``option`` is on, not off, at the end of the command line, before that is parsed."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(option, action=argparse.BooleanOptionalAction, default=False, dest="value")
+    return parser.parse_known_args()[0].value
 
 
 def run(main: Callable[[], int]) -> None:

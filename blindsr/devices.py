@@ -25,7 +25,7 @@ def pick_device(name: DeviceName = "auto") -> torch.device:
     }
     if name == "auto":
         return torch.device(next(device for device, there in available.items() if there))
-    if not available[name]:
+    if not available.get(name):
         raise ValueError(f"--device {name}: this machine or this build of PyTorch has none; use --device auto or cpu")
     return torch.device(name)
 

@@ -251,6 +251,12 @@ def restore(
     if periodic:
         return nonblind(lr, kernel, scale_factor, sigma)
     rows, cols = (min(MIRRORED, length - 1) for length in lr.shape[-2:])
+    side, low = kernel.shape[-1], min(lr.shape[-2] + 2 * rows, lr.shape[-1] + 2 * cols)
+    if low * scale_factor < side:
+        raise ValueError(
+            f"the image ({lr.shape[-1]}×{lr.shape[-2]}) is too small for a {side}×{side} kernel at "
+            f"x{scale_factor}, even with what its borders mirror; use a larger one, or a smaller kernel"
+        )
     sr = nonblind(F.pad(lr, (cols, cols, rows, rows), mode="reflect"), kernel, scale_factor, sigma)
     height, width = (length * scale_factor for length in lr.shape[-2:])
     top, left = rows * scale_factor, cols * scale_factor

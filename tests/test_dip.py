@@ -48,7 +48,11 @@ def test_ssim_matches_the_release(golden):
 
 
 def test_paper_preset_is_the_papers():
-    assert preset("paper") == DIPSettings(1000, 80, 75, 128, True, 960, "centre", 5e-3, 0.5, 0.0, None, None, "fixed")
+    assert preset("paper") == DIPSettings(
+        1000, 80, 75, 128, True, 960, "centre", 5e-3, 0.5, 0.0, None, None, "fixed", True
+    )
+    with pytest.raises(ValueError, match="--preset papers: must be one of default, prediction, paper"):
+        preset("papers")
 
 
 def test_the_prediction_alone_is_where_the_search_starts(blurred, prior):
@@ -115,11 +119,15 @@ def test_a_picture_too_large_for_the_memory_is_told_before_the_search(blurred, p
     monkeypatch.setattr(DIPFKP.estimator, "free_memory", lambda device: 2**20)
     settings = dataclasses.replace(SHORT, image_iterations=2)
     steps = []
-    with pytest.raises(ValueError, match=r"GiB.*--SR"):
-        estimate(
-            blurred[0], 2, prior=prior, settings=settings, want_image=True, on_step=lambda *step: steps.append(step)
-        )
+
+    def on_step(*step):
+        steps.append(step)
+
+    for want_image in (True, False):
+        with pytest.raises(ValueError, match=r"GiB.*--SR"):
+            estimate(blurred[0], 2, prior=prior, settings=settings, want_image=want_image, on_step=on_step)
     assert not steps
+    monkeypatch.setattr(DIPFKP.estimator, "free_memory", lambda device: None)
     assert estimate(blurred[0], 2, prior=prior, settings=settings).image is None
 
 
@@ -155,7 +163,8 @@ def test_a_wanted_image_is_that_of_the_whole_picture(blurred, prior, crop, image
     assert steps[-1][0] == steps[-1][1] == len(found.losses) == total
 
 
-def test_a_photograph_ends_at_its_border(picture, blurred, prior):
+@pytest.mark.parametrize("iterations", [{"iterations": 60}, {"iterations": 6, "image_iterations": 60}])
+def test_a_photograph_ends_at_its_border(picture, blurred, prior, iterations):
     """What lies beyond is fitted too, where a circular border would have to explain it by the opposite one."""
     kernel = blurred[1]
     lr = degrade(picture, kernel, 2, circular=False)
@@ -163,7 +172,7 @@ def test_a_photograph_ends_at_its_border(picture, blurred, prior):
     truth = picture[..., beyond:-beyond, beyond:-beyond]
     errors = []
     for circular in (True, False):
-        settings = dataclasses.replace(SHORT, crop=960, circular=circular, iterations=60)
+        settings = dataclasses.replace(SHORT, crop=960, circular=circular, **iterations)
         found = estimate(lr, 2, prior=prior, settings=settings, want_image=True)
         assert found.image is not None
         assert found.image.shape == truth.shape
@@ -181,6 +190,15 @@ def test_the_crop_is_where_the_texture_is():
     assert 26 <= row <= 30
     assert 46 <= col <= 50
     assert textured_crop(lr, 100).shape == lr.shape
+
+
+@pytest.mark.parametrize(("rows", "seen"), [(7, 7), (12, 12), (13, 7), (64, 58)])
+def test_a_thin_picture_is_searched_whole(prior, monkeypatch, rows, seen):
+    """A crop's border does not count, and where that would be most of it no crop is taken."""
+    fitted = []
+    monkeypatch.setattr(DIPFKP.estimator, "_fit", lambda lr, *rest: fitted.append(tuple(lr.shape[-2:])))
+    estimate(torch.rand(1, 3, rows, 90), 2, prior=prior, settings=dataclasses.replace(SHORT, crop=128))
+    assert fitted == [(seen, 90 if rows == seen else 58)]
 
 
 def test_a_tiny_picture_is_refused(prior):
