@@ -7,6 +7,7 @@ A photograph of yours: python main.py --SR --sf 2 --real -i photo.png
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import get_args
 
 from blindsr.cli import SearchOptions, parse, peek, peek_flag, run, run_estimator
 from blindsr.devices import pick_device
@@ -30,7 +31,7 @@ class Options(SearchOptions):
 
 
 def main() -> int:
-    settings = preset(peek("--preset", "default"))  # type: ignore[arg-type]
+    settings = preset(peek("--preset", "default", get_args(Preset)))  # type: ignore[arg-type]
     if peek_flag("--real"):
         settings = replace(settings, circular=False)
     options = parse(Options, __doc__ or "", Options(settings=settings))

@@ -7,7 +7,7 @@ A photograph of yours: python main.py --SR --sf 2 --real -i photo.png
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import tyro
 
@@ -38,7 +38,7 @@ class Options(SearchOptions):
 def main() -> int:
     # A preset depends on model and scale factor; real photos have no border that a degradation made.
     model, sf = peek("--model", "KernelGANFKP"), peek("--sf", "2")
-    settings = preset(peek("--preset", "default"), model, int(sf) if sf.isdigit() else 2)  # type: ignore[arg-type]
+    settings = preset(peek("--preset", "default", get_args(Preset)), model, int(sf) if sf.isdigit() else 2)  # type: ignore[arg-type]
     if peek_flag("--real"):
         settings = replace(settings, shave=0)
     options = parse(Options, __doc__ or "", Options(settings=settings))

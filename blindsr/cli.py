@@ -7,7 +7,7 @@ import os
 import platform
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -148,14 +148,18 @@ def _unboxed(box: str) -> str:
     return f"error: {message}; --help lists all options"
 
 
-def peek(option: str, default: str) -> str:
-    """The value of ``option`` before the command line is parsed: a preset decides the other defaults."""
+def peek(option: str, default: str, choices: Sequence[str] | None = None) -> str:
+    """The value of ``option`` before the command line is parsed: a preset decides the other defaults.
+
+    Args:
+        choices: what it may be, where that is not all; ``default`` is returned for anything else.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument(option, default=default, dest="value")
+    parser.add_argument(option, default=default, choices=choices, dest="value")
     try:
         return parser.parse_known_args()[0].value
     except argparse.ArgumentError:
-        return default  # an option without its value: parsing proper will say so
+        return default  # an option without its value, or with a wrong one: parsing proper will say so
 
 
 def peek_flag(option: str) -> bool:
