@@ -163,13 +163,14 @@ def test_a_wanted_image_is_that_of_the_whole_picture(blurred, prior, crop, image
     assert steps[-1][0] == steps[-1][1] == len(found.losses) == total
 
 
-@pytest.mark.parametrize("iterations", [{"iterations": 60}, {"iterations": 6, "image_iterations": 60}])
+@pytest.mark.parametrize("iterations", [{"iterations": 50}, {"iterations": 6, "image_iterations": 50}])
 def test_a_photograph_ends_at_its_border(picture, blurred, prior, iterations):
     """What lies beyond is fitted too, where a circular border would have to explain it by the opposite one."""
     kernel = blurred[1]
-    lr = degrade(picture, kernel, 2, circular=False)
+    seen = picture[..., :48, :48]
+    lr = degrade(seen, kernel, 2, circular=False)
     beyond = 2 * border(kernel.shape[-1], 2)
-    truth = picture[..., beyond:-beyond, beyond:-beyond]
+    truth = seen[..., beyond:-beyond, beyond:-beyond]
     errors = []
     for circular in (True, False):
         settings = dataclasses.replace(SHORT, crop=960, circular=circular, **iterations)
@@ -178,7 +179,7 @@ def test_a_photograph_ends_at_its_border(picture, blurred, prior, iterations):
         assert found.image.shape == truth.shape
         error = (found.image - truth).square()
         errors.append(float(error.sum() - error[..., 6:-6, 6:-6].sum()))
-    assert errors[1] < 0.8 * errors[0]
+    assert errors[1] < 0.9 * errors[0]
 
 
 def test_the_crop_is_where_the_texture_is():
