@@ -250,9 +250,10 @@ def estimate(
         channels=settings.image_channels or settings.channels,
         frozen_iterations=0,
     )
-    fits = [(crop, settings)] * (settings.iterations > 0) + [(lr, image_settings)] * refit
-    for seen, how in fits:
-        _require_memory(seen[0, 0].numel() * scale_factor**2 * how.channels * BYTES_PER_PIXEL, device)
+    if settings.iterations:
+        _require_memory(crop, scale_factor, settings)
+    if refit:
+        _require_memory(lr, scale_factor, image_settings)
     total = settings.iterations + (image_settings.iterations if refit else 0)
     log = SearchLog(total, on_step, "use a smaller --image-rate or --kernel-rate")
     image = None
@@ -306,8 +307,9 @@ def _require_search(settings: DIPSettings, model: KernelModel) -> None:
         )
 
 
-def _require_memory(needed: int, device: torch.device) -> None:
-    free = free_memory(device)
+def _require_memory(lr: Tensor, scale_factor: int, settings: DIPSettings) -> None:
+    needed = lr[0, 0].numel() * scale_factor**2 * settings.channels * BYTES_PER_PIXEL
+    free = free_memory(lr.device)
     if free is not None and needed > free:
         raise ValueError(
             f"the deep image prior needs about {needed / 2**30:.1f} GiB for a picture of this size, "

@@ -46,7 +46,7 @@ def test_every_kind_of_image_gives_its_own_kind_back(blurred):
         assert (flat.reshape(expected.shape) - expected).abs().max() <= tolerance
 
 
-def test_what_is_periodic_is_told_to_estimator_and_usrnet(blurred, monkeypatch):
+def test_the_default_estimator_is_told_what_is_periodic(blurred, monkeypatch):
     short = DIPSettings(iterations=4, ssim_iterations=1, frozen_iterations=1, channels=8, non_local=False)
     monkeypatch.setattr(DIPFKP.estimator, "preset", lambda name: short)
     kernels = [super_resolve(blurred[0], 2, periodic=periodic)[1].kernel for periodic in (True, False, False)]
