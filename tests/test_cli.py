@@ -1,4 +1,4 @@
-"""The commands as a user types them, in a subprocess."""
+"""The commands as a user types them: each in a subprocess once, and further ones in this process."""
 
 import json
 import shutil
@@ -6,13 +6,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import scipy.io
 import torch
+from commands import REPOSITORY, command, refused, typed
 
 from blindsr.cli import EstimatorOptions, _describe
 from blindsr.degradation import degrade
@@ -20,7 +20,6 @@ from blindsr.devices import gains_from_bfloat16
 from blindsr.kernels import random_kernels
 from blindsr.paths import pretrained_path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 QUICK = [
     "--iterations",
     "4",
@@ -37,29 +36,6 @@ QUICK = [
     "--image-channels",
     "8",
 ]
-
-
-def command(folder, *arguments, cwd=None, script="main.py"):
-    """Run ``python <folder>/<script>``; returns the finished process."""
-    return subprocess.run(
-        [sys.executable, REPOSITORY / folder / script, *map(str, arguments)],
-        cwd=cwd or REPOSITORY / folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
-def refused(process, *words):
-    """The command failed with status 2, no traceback, and its error on one line that holds ``words``."""
-    assert process.returncode == 2, process.stderr
-    assert "Traceback" not in process.stderr
-    text = process.stdout + process.stderr
-    lines = [line for line in text.splitlines() if "error: " in line]
-    assert len(lines) == 1, text
-    assert "Warning" not in text
-    for word in words:
-        assert str(word) in lines[0], lines[0]
 
 
 @pytest.fixture
@@ -118,7 +94,7 @@ def test_a_kernel_can_be_estimated_without_an_image(tmp_path):
 
 @pytest.mark.parametrize("sf", [3, 8])
 def test_scales_that_kernelgan_lacks_are_one_line(tmp_path, sf):
-    refused(command("KernelGANFKP", "--SR", "--sf", sf, "-o", tmp_path / "out"), f"--sf {sf}", "DIPFKP")
+    refused(typed("KernelGANFKP", "--SR", "--sf", sf, "-o", tmp_path / "out"), f"--sf {sf}", "DIPFKP")
     assert not (tmp_path / "out").exists()
 
 
@@ -141,11 +117,11 @@ def test_several_pictures_by_paths_and_a_pattern_in_tiles(own):
         cv2.imwrite(str(own / "more" / name), photo)
     out = own.parent / "out"
     arguments = ["--SR", "--real", "--sf", 2, "-i", own / "photo.png", own / "more" / "*.jpg", "-o", out, *QUICK]
-    done = command("DIPFKP", *arguments, "--tile", 64)
+    done = typed("DIPFKP", *arguments, "--tile", 64)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in out.glob("*.mat")} == {"photo_png.mat", "photo_jpg.mat", "a.mat", "b.mat"}
     assert cv2.imread(str(out / "a.png")).shape == (96, 128, 3)
-    refused(command("DIPFKP", "--SR", "--tile", 5, "-i", own, "-o", out), "--tile 5")
+    refused(typed("DIPFKP", "--SR", "--tile", 5, "-i", own, "-o", out), "--tile 5")
 
 
 def test_without_sr_the_estimators_image_is_the_result(own):
@@ -188,29 +164,29 @@ def test_bad_pictures_are_named_and_the_others_done(own):
 def test_bad_options_and_files_are_one_line(tmp_path, own, evil_pickle):
     out = ["-o", tmp_path / "out"]
     refused(command("DIPFKP", "--SR", "-d", "Nowhere", *out), "Nowhere", "prepare_dataset.py")
-    refused(command("DIPFKP", "--SR", "--sf", 8, *out), "DIPFKP_lr_x8", "--sf 8")
-    refused(command("DIPFKP", "--SR", "-i", own / "absent.png", *out), own / "absent.png")
-    refused(command("DIPFKP", "--SR", "-i", own, "-o", own), own)
-    refused(command("DIPFKP", "--SR", "--sigma", 999, *out), "--sigma 999")
-    refused(command("DIPFKP", "--path-KP", tmp_path / "absent.pt", *out), "absent.pt")
-    refused(command("DIPFKP", "--sf", 3, "--path-KP", pretrained_path("FKP_x2.pt"), *out), "FKP_x2.pt", "15×15")
-    refused(command("DIPFKP", "--path-KP", evil_pickle, *out), "evil.pt", "plain tensors")
+    refused(typed("DIPFKP", "--SR", "--sf", 8, *out), "DIPFKP_lr_x8", "--sf 8")
+    refused(typed("DIPFKP", "--SR", "-i", own / "absent.png", *out), own / "absent.png")
+    refused(typed("DIPFKP", "--SR", "-i", own, "-o", own), own)
+    refused(typed("DIPFKP", "--SR", "--sigma", 999, *out), "--sigma 999")
+    refused(typed("DIPFKP", "--path-KP", tmp_path / "absent.pt", *out), "absent.pt")
+    refused(typed("DIPFKP", "--sf", 3, "--path-KP", pretrained_path("FKP_x2.pt"), *out), "FKP_x2.pt", "15×15")
+    refused(typed("DIPFKP", "--path-KP", evil_pickle, *out), "evil.pt", "plain tensors")
     assert not (tmp_path / "executed").exists()
-    refused(command("DIPFKP", "--SR", "--path-nonblind", pretrained_path("FKP_x2.pt"), *out), "FKP_x2.pt")
-    refused(command("DIPFKP", "--path-predictor", pretrained_path("FKP_x2.pt"), *out), "FKP_x2.pt", "predictor")
+    refused(typed("DIPFKP", "--SR", "--path-nonblind", pretrained_path("FKP_x2.pt"), *out), "FKP_x2.pt")
+    refused(typed("DIPFKP", "--path-predictor", pretrained_path("FKP_x2.pt"), *out), "FKP_x2.pt", "predictor")
     if not torch.cuda.is_available():
-        refused(command("DIPFKP", "--device", "cuda", *out), "--device cuda")
+        refused(typed("DIPFKP", "--device", "cuda", *out), "--device cuda")
     assert not (tmp_path / "out").exists()
 
 
 def test_results_of_other_settings_are_one_line(own):
     arguments = ["--SR", "--real", "-i", own, "-o", own.parent / "out", *QUICK]
-    assert command("DIPFKP", *arguments).returncode == 0
+    assert typed("DIPFKP", *arguments).returncode == 0
     photo = own.parent / "out" / "photo.png"
-    refused(command("DIPFKP", *arguments, "--seed", 1), photo, "seed", "-o", "--overwrite")
-    refused(command("DIPFKP", *arguments, "--float32"), photo, "float32")
+    refused(typed("DIPFKP", *arguments, "--seed", 1), photo, "seed", "-o", "--overwrite")
+    refused(typed("DIPFKP", *arguments, "--float32"), photo, "float32")
     before = cv2.imread(str(photo))
-    assert command("DIPFKP", *arguments, "--float32", "--overwrite").returncode == 0
+    assert typed("DIPFKP", *arguments, "--float32", "--overwrite").returncode == 0
     assert (cv2.imread(str(photo)) != before).any() == gains_from_bfloat16(torch.device("cpu"))
 
 
@@ -274,16 +250,16 @@ run(lambda: run_estimator(options, "DIPFKP", "DIPFKP", estimator, None))
 def test_results_never_replace_each_other(own):
     arguments = ["--SR", "-i", own, "-o", own.parent / "out", *QUICK]
     (own / "PHOTO.png").write_bytes((own / "photo.png").read_bytes())  # one file, where case does not count
-    refused(command("DIPFKP", *arguments), "photo.png", "rename")
+    refused(typed("DIPFKP", *arguments), "photo.png", "rename")
     assert not (own.parent / "out").exists()
     (own / "PHOTO.png").rename(own / "photo_kernel.png")
-    assert command("DIPFKP", *arguments).returncode == 0
+    assert typed("DIPFKP", *arguments).returncode == 0
     assert {path.name for path in (own.parent / "out").glob("*.mat")} == {"photo.mat", "photo_kernel_png.mat"}
 
 
 def test_a_name_too_long_for_results_is_told_before_the_work(own):
     (own / "photo.png").rename(own / f"{'n' * 236}.png")
-    refused(command("DIPFKP", "-i", own, "-o", own.parent / "out", *QUICK), "name is too long", "rename")
+    refused(typed("DIPFKP", "-i", own, "-o", own.parent / "out", *QUICK), "name is too long", "rename")
 
 
 def test_the_photographs_of_the_shipped_weights(tmp_path, monkeypatch):
@@ -297,7 +273,7 @@ def test_the_photographs_of_the_shipped_weights(tmp_path, monkeypatch):
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), rng.integers(0, 256, (321, 481, 3), np.uint8))
     arguments = ["--bsds", tmp_path / "bsds", "--debian", tmp_path / "root", "-o", tmp_path / "out"]
-    done = command("data", *arguments, script="training_photographs.py")
+    done = typed("data", *arguments, script="training_photographs.py")
     assert done.returncode == 0, done.stderr
     made = {path.name: {file.name for file in path.iterdir()} for path in (tmp_path / "out" / "usrnet").iterdir()}
     assert list(made) and max(made) == "bsds500"  # the trainings hold out the last
@@ -306,21 +282,21 @@ def test_the_photographs_of_the_shipped_weights(tmp_path, monkeypatch):
     assert len(made["a640"]) == len(made["a1200"]) == len(WALLPAPERS)
     assert cv2.imread(str(tmp_path / "out/usrnet/b_averaged/half_10.png")).shape == (160, 240, 3)
     assert len(list((tmp_path / "out" / "predictor").iterdir())) == 4
-    refused(command("data", *arguments, script="training_photographs.py"), tmp_path / "out", "exists")
+    refused(typed("data", *arguments, script="training_photographs.py"), tmp_path / "out", "exists")
     wallpapers[0].unlink()
     arguments[-1] = tmp_path / "other"
-    refused(command("data", *arguments, script="training_photographs.py"), wallpapers[0], "install")
+    refused(typed("data", *arguments, script="training_photographs.py"), wallpapers[0], "install")
     assert not (tmp_path / "other").exists()
 
 
 def test_an_unusable_output_folder_is_told_before_the_work(own):
     (own.parent / "file").touch()
-    refused(command("DIPFKP", "--SR", "-i", own, "-o", own.parent / "file"), "--output-dir", own.parent / "file")
+    refused(typed("DIPFKP", "--SR", "-i", own, "-o", own.parent / "file"), "--output-dir", own.parent / "file")
 
 
 def test_a_thin_picture_is_estimated_whole(own):
     cv2.imwrite(str(own / "photo.png"), cv2.imread(str(own / "photo.png"))[:7])
-    done = command("DIPFKP", "--SR", "--sf", 2, "-i", own, "-o", own.parent / "out", *QUICK)
+    done = typed("DIPFKP", "--SR", "--sf", 2, "-i", own, "-o", own.parent / "out", *QUICK)
     assert done.returncode == 0, done.stderr
     assert cv2.imread(str(own.parent / "out" / "photo.png")).shape == (14, 128, 3)
 
@@ -336,12 +312,12 @@ def test_wrong_options_are_one_line():
         ["--iterations", 20],
         ["--iterations", "abc"],
     ):
-        refused(command("DIPFKP", *arguments), arguments[0], "--help")
+        refused(typed("DIPFKP", *arguments), arguments[0], "--help")
 
 
 def test_presets_change_the_defaults_and_options_override_them():
     paper, default = (
-        " ".join(command("DIPFKP", *arguments, "--help").stdout.replace("│", " ").split())
+        " ".join(typed("DIPFKP", *arguments, "--help").stdout.replace("│", " ").split())
         for arguments in (["--preset", "paper"], [])
     )
     assert "(default: 1000)" in paper
@@ -356,38 +332,38 @@ def test_missing_ground_truth_is_named(tmp_path):
     shutil.copytree(REPOSITORY / "data" / "datasets" / "Test", tmp_path / "Mine")
     (tmp_path / "Mine" / "DIPFKP_gt_k_x4" / "chelsea.mat").unlink()
     arguments = ["--SR", "--sf", 4, "-d", tmp_path / "Mine", "-o", tmp_path / "out", *QUICK]
-    refused_one = command("DIPFKP", *arguments)
+    refused_one = typed("DIPFKP", *arguments)
     assert refused_one.returncode == 2
     assert "chelsea.mat: no such kernel file" in refused_one.stdout + refused_one.stderr
-    assert command("DIPFKP", "--real", *arguments).returncode == 0
+    assert typed("DIPFKP", "--real", *arguments).returncode == 0
 
 
 def test_prepare_dataset(tmp_path):
     shutil.copytree(REPOSITORY / "data" / "datasets" / "Test" / "HR", tmp_path / "Mine" / "HR")
-    done = command("data", "--model", "DIPFKP", "--sf", 2, "-d", tmp_path / "Mine", script="prepare_dataset.py")
+    done = typed("data", "--model", "DIPFKP", "--sf", 2, "-d", tmp_path / "Mine", script="prepare_dataset.py")
     assert done.returncode == 0, done.stderr
     for folder, name in (("DIPFKP_lr_x2", "chelsea.png"), ("DIPFKP_gt_k_x2", "chelsea.mat")):
         made = (tmp_path / "Mine" / folder / name).read_bytes()
         shipped = (REPOSITORY / "data" / "datasets" / "Test" / folder / name).read_bytes()
         assert made[128:] == shipped[128:]  # a MATLAB file begins with 128 bytes that hold its date
-    refused(command("data", "--model", "KernelGANFKP", "--sf", 8, script="prepare_dataset.py"), "--sf 8")
-    refused(command("data", "-d", "Nowhere", script="prepare_dataset.py"), "Nowhere")
+    refused(typed("data", "--model", "KernelGANFKP", "--sf", 8, script="prepare_dataset.py"), "--sf 8")
+    refused(typed("data", "-d", "Nowhere", script="prepare_dataset.py"), "Nowhere")
 
 
 def test_prior_command(tmp_path):
-    refused(command("FKP"), "--train", "--evaluate", "--generate")
+    refused(typed("FKP"), "--train", "--evaluate", "--generate")
     done = command("FKP", "--evaluate", "--generate", "--sf", 2, "-o", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "-log p =" in done.stdout
     assert cv2.imread(str(tmp_path / "FKP_x2_samples.png")) is not None
     arguments = ["--train", "--sf", 2, "--epochs", 2, "--kernels-per-epoch", 500, "--validate-every", 1]
     assert command("FKP", *arguments, "-o", tmp_path).returncode == 0
-    refused(command("FKP", *arguments, "--restore_file", tmp_path / "FKP_x2_last.pt"), "FKP_x2_last.pt")
-    refused(command("FKP", "--evaluate", "--restore_file", tmp_path / "absent.pt"), "absent.pt")
+    refused(typed("FKP", *arguments, "--restore_file", tmp_path / "FKP_x2_last.pt"), "FKP_x2_last.pt")
+    refused(typed("FKP", "--evaluate", "--restore_file", tmp_path / "absent.pt"), "absent.pt")
 
 
 def test_predictor_command(tmp_path):
-    refused(command("FKP", "--images", tmp_path / "absent", script="train_predictor.py"), "absent")
+    refused(typed("FKP", "--images", tmp_path / "absent", script="train_predictor.py"), "absent")
     photo = REPOSITORY / "data/datasets/Test/HR/chelsea.png"
     (tmp_path / "photos").mkdir()
     for name in ("a.png", "b.png"):
@@ -398,7 +374,7 @@ def test_predictor_command(tmp_path):
     weights = tmp_path / "run" / "kernel_predictor.pth"
     assert str(weights) in done.stdout
     arguments = ["--SR", "--sf", 4, "-o", tmp_path / "out", "--path-predictor", weights, *QUICK]
-    assert command("DIPFKP", *arguments).returncode == 0
+    assert typed("DIPFKP", *arguments).returncode == 0
 
 
 def test_a_known_kernel_of_another_tool_is_used(tmp_path, photograph):
@@ -417,21 +393,21 @@ def test_a_known_kernel_of_another_tool_is_used(tmp_path, photograph):
     assert sr.shape == hr.shape
     error = (sr - hr)[24:-24, 24:-24]  # this picture goes on at its opposite borders, which photographs do not
     assert 10 * np.log10(1 / np.square(error).mean()) > 28
-    refused(command("NonblindSR", *arguments, "-o", ".", cwd=tmp_path), "holds the input pictures")
-    refused(command("NonblindSR", *arguments[:4], cwd=tmp_path), "-i PATH")
+    refused(typed("NonblindSR", *arguments, "-o", ".", cwd=tmp_path), "holds the input pictures")
+    refused(typed("NonblindSR", *arguments[:4], cwd=tmp_path), "-i PATH")
 
 
 def test_nonblind_command(tmp_path, own):
-    refused(command("NonblindSR"), "--train", "--evaluate", "--kernel")
-    refused(command("NonblindSR", "--train"), "--images")
-    refused(command("NonblindSR", "--train", "--images", tmp_path / "absent"), "absent")
+    refused(typed("NonblindSR"), "--train", "--evaluate", "--kernel")
+    refused(typed("NonblindSR", "--train"), "--images")
+    refused(typed("NonblindSR", "--train", "--images", tmp_path / "absent"), "absent")
     done = command("NonblindSR", "--evaluate", "--sf", 4)
     assert done.returncode == 0, done.stderr
     assert "mean" in done.stdout
     shutil.copy(own / "photo.png", own / "second.png")
     arguments = ["--steps", 2, "--batch", 2, "--patch", 24, "--validate-every", 1, "--held-out", 1]
     arguments += ["--scales", 2, 3]
-    done = command("NonblindSR", "--train", "--images", own, *arguments, "-o", tmp_path / "run")
+    done = typed("NonblindSR", "--train", "--images", own, *arguments, "-o", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "main.py"]
     shared = [*torchrun, "--train", "--images", own, *arguments, "-o", tmp_path / "shared"]
@@ -441,4 +417,4 @@ def test_nonblind_command(tmp_path, own):
     assert done.returncode == 0, done.stderr
     assert (done.stdout + done.stderr).count("step 2: loss") == 1
     weights = tmp_path / "shared" / "usrnet_tiny.pth"
-    assert command("NonblindSR", "--evaluate", "--sf", 4, "--path-nonblind", weights).returncode == 0
+    assert typed("NonblindSR", "--evaluate", "--sf", 4, "--path-nonblind", weights).returncode == 0

@@ -6,17 +6,16 @@ import shlex
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import REPOSITORY, typed
 
 from blindsr.images import write_image, write_kernel
 from blindsr.kernels import random_kernels
 from blindsr.paths import DATA
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 TEXT = "\n".join((REPOSITORY / name).read_text() for name in ("README.md", "RESULTS.md"))
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, flags=re.S | re.M)
 COMMANDS = [line for language, block in BLOCKS if not language for line in block.splitlines() if "python" in line]
@@ -62,9 +61,8 @@ def small(tmp_path_factory, picture):
     write_kernel(tmp / "k.mat", random_kernels(1, 3, torch.Generator().manual_seed(0)))
     shutil.copytree(DATA / "pretrained_models", tmp / "official")
     for scale_factor in (2, 3, 4):
-        arguments = ["--sf", str(scale_factor), "--dataset", str(tmp / "Set5")]
-        script = REPOSITORY / "data" / "prepare_dataset.py"
-        subprocess.run([sys.executable, script, *arguments], check=True, capture_output=True)
+        done = typed("data", "--sf", scale_factor, "--dataset", tmp / "Set5", script="prepare_dataset.py")
+        assert done.returncode == 0, done.stderr
     return tmp
 
 
@@ -89,14 +87,18 @@ def test_command(command, small):
         if first in {path.name for path in small.iterdir()} | {"sharp", "runs"}:
             words[i] = str(small / word.removeprefix("../"))
     shutil.rmtree(small / "out", ignore_errors=True)
-    done = subprocess.run(
-        [sys.executable, *words[1:]],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    if "benchmarks/" not in command:
+        # Without a process of its own; tests/test_cli.py runs each of these scripts in one.
+        done = typed(folder, *words[2:], script=words[1])
+    else:
+        done = subprocess.run(
+            [sys.executable, *words[1:]],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=280,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
