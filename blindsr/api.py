@@ -58,7 +58,8 @@ def super_resolve(
         ``uncertain`` says where too little of the blur shows.
 
     Raises:
-        ValueError: ``image``, ``kernel`` or ``scale_factor`` is none of these, or the image is too small.
+        ValueError: ``image``, ``kernel``, ``scale_factor`` or another argument is none of these, or the image is too
+            small.
     """
     # The only arrow from here to the subprojects; inside the call, so that importing blindsr loads none of them.
     from DIPFKP.estimator import preset, pretrained_estimator
@@ -69,6 +70,8 @@ def super_resolve(
     scale_factor = int(scale_factor)
     if not 0 <= sigma <= 1:
         raise ValueError(f"sigma {sigma}: must lie between 0 and 1; 10 grey levels are 10/255")
+    if not (isinstance(seed, int | np.integer) and 0 <= seed < 2**63):
+        raise ValueError(f"seed {seed!r}: must be a whole number between 0 and 2^63 − 1")
     where = pick_device(device)
     planes = _to_planes(image).to(where)
     grey, has_alpha = len(planes) < 3, len(planes) % 2 == 0

@@ -132,6 +132,9 @@ def test_other_arguments_are_refused(blurred):
     for scale_factor in ("2", 5):
         with pytest.raises(ValueError, match="scale factor"):
             super_resolve(blurred[0], scale_factor, kernel=torch.ones(3, 3))
+    for seed in (1.5, -1, "0"):
+        with pytest.raises(ValueError, match="seed"):
+            super_resolve(blurred[0], 2, seed=seed)
     with pytest.raises(ValueError, match="str"):
         super_resolve("photo.jpg", 2)
 
