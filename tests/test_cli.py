@@ -273,7 +273,7 @@ def test_the_photographs_of_the_shipped_weights(tmp_path, monkeypatch):
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), rng.integers(0, 256, (321, 481, 3), np.uint8))
     arguments = ["--bsds", tmp_path / "bsds", "--debian", tmp_path / "root", "-o", tmp_path / "out"]
-    done = typed("data", *arguments, script="training_photographs.py")
+    done = command("data", *arguments, script="training_photographs.py")
     assert done.returncode == 0, done.stderr
     made = {path.name: {file.name for file in path.iterdir()} for path in (tmp_path / "out" / "usrnet").iterdir()}
     assert list(made) and max(made) == "bsds500"  # the trainings hold out the last
@@ -340,7 +340,7 @@ def test_missing_ground_truth_is_named(tmp_path):
 
 def test_prepare_dataset(tmp_path):
     shutil.copytree(REPOSITORY / "data" / "datasets" / "Test" / "HR", tmp_path / "Mine" / "HR")
-    done = typed("data", "--model", "DIPFKP", "--sf", 2, "-d", tmp_path / "Mine", script="prepare_dataset.py")
+    done = command("data", "--model", "DIPFKP", "--sf", 2, "-d", tmp_path / "Mine", script="prepare_dataset.py")
     assert done.returncode == 0, done.stderr
     for folder, name in (("DIPFKP_lr_x2", "chelsea.png"), ("DIPFKP_gt_k_x2", "chelsea.mat")):
         made = (tmp_path / "Mine" / folder / name).read_bytes()

@@ -30,8 +30,7 @@ from KernelGANFKP.estimator import GANSettings
 from KernelGANFKP.estimator import estimate as gan
 
 PICTURES = 6
-KILLS = {"quick": 20, "DIPFKP": 8, "KernelGANFKP": 8}
-"""benchmarks/killed.py kills the commands themselves 20 times."""
+KILLS = 20
 FILE_EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "os.scandir")
 
 
@@ -134,7 +133,7 @@ def test_killed_at_random_moments(context, options, tmp_path, name):
     moments = random.Random(0)
     kills = 0
     options = dataclasses.replace(options, output_dir=tmp_path / "killed")
-    while kills < KILLS[name]:
+    while kills < KILLS:
         # Right at an access to a file; or from outside at some time, in the middle of the computation most likely.
         event = moments.randint(1, 80) if name == "quick" else None
         process = context.Process(target=batch, args=(name, options, event))
