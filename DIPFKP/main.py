@@ -22,7 +22,7 @@ class Options(SearchOptions):
     model: KernelModel = "DIPFKP"
     """DIPFKP, or a baseline without the kernel prior: DIPSoftmax, DoubleDIP."""
     preset: Preset = "default"
-    """Settings: default (fast), prediction (a second: the search's start without the search), or paper (1000
+    """Settings: default (the predicted kernel, in a second), search (150 iterations that start there), or paper (1000
     iterations of the large network). Options below override it."""
     settings: DIPSettings = field(default_factory=DIPSettings)
 
@@ -31,7 +31,8 @@ class Options(SearchOptions):
 
 
 def main() -> int:
-    settings = preset(peek("--preset", "default", get_args(Preset)))  # type: ignore[arg-type]
+    name, model = peek("--preset", "default", get_args(Preset)), peek("--model", "DIPFKP", get_args(KernelModel))
+    settings = preset(name, model)  # type: ignore[arg-type]
     if peek_flag("--real"):
         settings = replace(settings, circular=False)
     options = parse(Options, __doc__ or "", Options(settings=settings))

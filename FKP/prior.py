@@ -164,14 +164,14 @@ class KernelPrior(nn.Module):
     def latent_for(self, kernel: Tensor) -> Tensor:
         """The code, 1×side² and on the sphere, whose kernel comes closest to a given one, 1×1×side×side.
 
-        Encoding alone is not enough: a noise-free kernel's code lies off the sphere. 200 steps of spherical Adam
+        Encoding alone is not enough: a noise-free kernel's code lies off the sphere. 100 steps of spherical Adam
         from there bring Gaussian kernels to about 75 dB.
         """
         latent = project_to_sphere(self.encode(kernel)).detach().requires_grad_()
-        optimizer = SphericalAdam([latent], lr=0.1)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 200)
+        optimizer = SphericalAdam([latent], lr=0.2)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 100)
         with torch.enable_grad():
-            for _ in range(200):
+            for _ in range(100):
                 optimizer.zero_grad()
                 (self.decode(latent) - kernel).square().sum().backward()
                 optimizer.step()

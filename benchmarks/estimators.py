@@ -47,7 +47,7 @@ PHOTOGRAPHS = (
     "rocket",
     "stereo_motorcycle",
 )
-DIP_PRESETS: dict[str, DIPFKP.estimator.Preset] = {"DIP-FKP": "default", "prediction alone": "prediction"}
+DIP_PRESETS: dict[str, DIPFKP.estimator.Preset] = {"DIP-FKP": "default", "DIP-FKP, search": "search"}
 METHODS = ("KernelGAN", "KernelGAN-FKP, paper", "KernelGAN-FKP", *DIP_PRESETS)
 
 

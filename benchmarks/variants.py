@@ -1,4 +1,4 @@
-"""What DIP-FKP's default preset is made of: variants of it on held-out photographs, accuracy against seconds.
+"""DIP-FKP's presets, and what its search is made of: variants on held-out photographs, accuracy against seconds.
 
 The middle 256×256 pixels of photographs that the predictor was not trained on, each blurred by a kernel of its own;
 for each variant the kernel PSNR, what the super-resolved image loses to the true kernel's, and the seconds. Broken
@@ -35,14 +35,14 @@ from NonblindSR.usrnet import USRNet
 
 SIDE = 256
 COLUMNS = ("kernel_psnr", "psnr", "below", "seconds")
-AROUND = replace(preset("default"), crop=192)
-"""What the variants differ from in one thing: the default preset but for its crop, which is one of them."""
+AROUND = replace(preset("search"), crop=192)
+"""What the variants differ from in one thing: the search but for its crop, which is one of them."""
 VARIANTS = {
     "default preset": preset("default"),
-    "100 iterations of the default": replace(
-        preset("default"), iterations=100, ssim_iterations=35, frozen_iterations=35
+    "search": preset("search"),
+    "100 iterations of the search": replace(
+        preset("search"), iterations=100, ssim_iterations=35, frozen_iterations=35
     ),
-    "prediction alone": preset("prediction"),
     "fixed start, no pull": replace(AROUND, start="fixed", pull=0.0),
     "no pull": replace(AROUND, pull=0.0),
     "no pull, a quarter of the rate": replace(AROUND, pull=0.0, kernel_rate=5e-3),
@@ -57,7 +57,7 @@ VARIANTS = {
     "paper": preset("paper"),
 }
 
-MARKED = ("default preset", "prediction alone", "paper")
+MARKED = ("default preset", "search", "paper")
 """Stars in the figure: what ``--preset`` offers."""
 
 

@@ -13,7 +13,8 @@ from blindsr.metrics import kernel_psnr
 from blindsr.paths import pretrained_path
 from DIPFKP.estimator import DIPSettings, estimate
 from FKP import KernelPredictor, KernelPrior
-from FKP.predictor import TILE, TILES, _textured_tiles, from_log_covariance, to_log_covariance
+from FKP import predictor as predicting
+from FKP.predictor import NARROWING, TILE, TILES, _textured_tiles, from_log_covariance, to_log_covariance
 from FKP.predictor_training import CropSource, PredictorSettings, negative_log_likelihood, train_predictor
 
 
@@ -104,6 +105,21 @@ def test_any_size_will_do(predictor, size):
     assert torch.isfinite(prediction.kernel).all()
     assert 0 < prediction.expected_error < 20
     assert torch.equal(prediction.kernel, predictor.predict(lr, 4).kernel)
+
+
+def test_a_prediction_is_narrower_by_a_share_of_the_error_it_expects(predictor, photograph, monkeypatch):
+    entries = []
+    monkeypatch.setattr(
+        predicting, "from_log_covariance", lambda e, *a: entries.append(e) or from_log_covariance(e, *a)
+    )
+    lr = quantize(degrade(photograph, random_kernels(1, 2, torch.Generator().manual_seed(3)), 2))
+    narrowed = predictor.predict(lr, 2)
+    monkeypatch.setattr(predicting, "NARROWING", 0.0)
+    likeliest = predictor.predict(lr, 2)
+    lower = NARROWING * likeliest.expected_error
+    torch.testing.assert_close(entries[1] - entries[0], torch.tensor([[lower, lower, 0.0]], dtype=torch.float64))
+    assert narrowed.expected_error == likeliest.expected_error
+    assert narrowed.kernel.max() > likeliest.kernel.max()
 
 
 def test_a_flat_picture_is_answered_with_doubt(predictor, photograph):
