@@ -51,7 +51,8 @@ def super_resolve(
         seed: of every random number.
         float32: all of USRNet in float32; without it, devices that gain from bfloat16 take that for the convolutions
             inside.
-        on_step: called with (iterations done, iterations in all, loss).
+        on_step: called with (iterations done, iterations in all, loss) by estimators that iterate; the default one
+            does not.
 
     Returns:
         The image at s times the size, of the kind, number type and range of ``image``, and the estimate, whose

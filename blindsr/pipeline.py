@@ -163,7 +163,8 @@ def _make(
     save_kernel_comparison(folder / f"{item.name}_kernel.png", kernels)
     if verbose:
         moved = "" if estimate.moved is None else f"\nmoved {estimate.moved:.1%}"
-        save_search(folder / f"{item.name}_search.png", estimate.path, losses, f"end{moved}", estimate.kernel)
+        end = f"end{moved}" if len(estimate.path) > 1 else "predicted"
+        save_search(folder / f"{item.name}_search.png", estimate.path, losses, end, estimate.kernel)
     if image is not None:
         write_like(folder / f"{item.name}.png", image, picture)
     return Result(

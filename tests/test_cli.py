@@ -48,6 +48,21 @@ def own(tmp_path, picture):
     return folder
 
 
+def test_the_default_preset_searches_nothing(tmp_path, own):
+    photo = [str(own / "photo.png"), "--SR", "--real", "--sf", 2, "--verbose"]
+    searched = ["--preset", "search", "--iterations", 3, "--ssim-iterations", 1, "--frozen-iterations", 1]
+    losses = []
+    for name, extra in (("default", []), ("search", searched)):
+        done = typed("DIPFKP", "-i", *photo, "-o", tmp_path / name, *extra)
+        assert done.returncode == 0, done.stderr
+        entry = json.loads((tmp_path / name / "results.jsonl").read_text().splitlines()[-1])
+        losses.append(entry["result"]["losses"])
+    assert losses[0] == {}
+    assert len(losses[1]["kernel"]) == 3
+    done = typed("DIPFKP", "-i", *photo, "-o", tmp_path / "fixed", "--start", "fixed")
+    refused(done, "--iterations 0", "--preset search")
+
+
 def test_main_job_leaves_picture_kernel_and_comparison(tmp_path):
     done = command("DIPFKP", "--SR", "--sf", 4, "--dataset", "Test", "-o", tmp_path / "out", *QUICK)
     assert done.returncode == 0, done.stderr
