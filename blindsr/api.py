@@ -1,6 +1,5 @@
 """Blind super-resolution of one image in memory, in one call."""
 
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -44,8 +43,8 @@ def super_resolve(
         scale_factor: s, one of 2, 3, 4, 8.
         kernel: k×k or 1×1×k×k where it is known, in the project's convention (:mod:`blindsr.kernels`); nothing is
             estimated then.
-        estimator: any function of :class:`blindsr.estimation.Estimator`'s form; without it, DIP-FKP's default preset,
-            which is told of ``periodic``. Others know of borders what their own settings say.
+        estimator: any function of :class:`blindsr.estimation.Estimator`'s form; without it, DIP-FKP's default preset.
+            Those that search know of borders what their own settings say, not ``periodic``.
         sigma: noise level of the image, relative to its range; 10/255 suits photographs.
         periodic: whether the image goes on at the opposite border, as those of prepared data sets do.
         seed: of every random number.
@@ -63,7 +62,7 @@ def super_resolve(
             small.
     """
     # The only arrow from here to the subprojects; inside the call, so that importing blindsr loads none of them.
-    from DIPFKP.estimator import preset, pretrained_estimator
+    from DIPFKP.estimator import pretrained_estimator
     from NonblindSR.tiling import pretrained_nonblind
 
     if scale_factor not in SCALE_FACTORS:
@@ -82,7 +81,7 @@ def super_resolve(
         estimate = Estimate(normalize(as_kernel(kernel)).float(), None, losses=[], seconds=0.0, seed=seed)
     else:
         if estimator is None:
-            estimator = pretrained_estimator(scale_factor, where, replace(preset("default"), circular=periodic))
+            estimator = pretrained_estimator(scale_factor, where)
         estimate = estimator(lr, scale_factor, seed=seed, on_step=on_step)
     nonblind = pretrained_nonblind(None, where, float32=float32)
     sr = restore(nonblind, lr, estimate.kernel, scale_factor, sigma, periodic)[0]

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-import DIPFKP.estimator
 from blindsr import super_resolve
 from blindsr.degradation import degrade
 from blindsr.estimation import Estimate
@@ -44,14 +43,6 @@ def test_every_kind_of_image_gives_its_own_kind_back(blurred):
         if isinstance(sr, np.ndarray):
             flat = flat.permute(2, 0, 1)
         assert (flat.reshape(expected.shape) - expected).abs().max() <= tolerance
-
-
-def test_the_default_estimator_is_told_what_is_periodic(blurred, monkeypatch):
-    short = DIPSettings(iterations=4, ssim_iterations=1, frozen_iterations=1, channels=8, non_local=False)
-    monkeypatch.setattr(DIPFKP.estimator, "preset", lambda name: short)
-    kernels = [super_resolve(blurred[0], 2, periodic=periodic)[1].kernel for periodic in (True, False, False)]
-    assert torch.equal(kernels[1], kernels[2])
-    assert not torch.equal(kernels[0], kernels[1])
 
 
 def test_grey_stays_grey_and_alpha_is_resized(blurred):

@@ -1,5 +1,6 @@
 """Every command and every example of the README and of RESULTS.md, run on small things of the same kind."""
 
+import importlib
 import os
 import re
 import shlex
@@ -70,6 +71,21 @@ def test_every_command_is_run_here_or_elsewhere():
     assert len(COMMANDS) > 15
     unknown = [c for c in COMMANDS if extra_options(c) is None and not re.search(ELSEWHERE, c)]
     assert not unknown
+
+
+@pytest.mark.parametrize(
+    ("script", "option", "known"), [("variants", "variants", "VARIANTS"), ("estimators", "methods", "METHODS")]
+)
+def test_what_the_commands_measure_is_known(script, option, known, monkeypatch):
+    # The runs below name their own, short ones.
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    names = getattr(importlib.import_module(script), known)
+    lines = [line.replace("\n", " ") for line in re.findall(rf"--{option} [^`]*", TEXT)]
+    assert lines
+    for line in lines:
+        words = shlex.split(line)[1:]
+        ends = [i for i, word in enumerate(words) if word.startswith("--")]
+        assert set(words[: ends[0] if ends else None]) <= set(names), line
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if extra_options(command) is not None])
