@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
+from blindsr.checks import require_unchanged
 from blindsr.cli import SearchOptions, parse, peek, peek_flag, run, run_estimator
 from blindsr.devices import pick_device
-from DIPFKP.estimator import DIPSettings, KernelModel, Preset, preset, pretrained_estimator
+from DIPFKP.estimator import ONLY_SEARCHED_WITH, DIPSettings, KernelModel, Preset, preset, pretrained_estimator
 from NonblindSR.tiling import pretrained_nonblind
 
 
@@ -36,6 +37,9 @@ def main() -> int:
     if peek_flag("--real"):
         settings = replace(settings, circular=False)
     options = parse(Options, __doc__ or "", Options(settings=settings))
+    if options.settings.iterations == 0 and options.settings.image_channels is not None:
+        reason = "has no effect without a search; add --preset search"
+        require_unchanged(options.settings, settings, ONLY_SEARCHED_WITH, reason)
     device = pick_device(options.device)
     estimator = pretrained_estimator(
         options.sf,

@@ -13,7 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blindsr.checks import require_between, require_choice, require_iterations_beyond_frozen, require_positive
+from blindsr.checks import (
+    require_between,
+    require_choice,
+    require_iterations_beyond_frozen,
+    require_positive,
+    require_unchanged,
+)
 from blindsr.estimation import Estimate, Estimator, OnStep, SearchLog
 from blindsr.kernels import centre, kernel_x4_from_x2, normalize
 from FKP import KernelPredictor, KernelPrior, SphericalAdam, Start, load_for_search
@@ -222,10 +228,8 @@ def _require_possible(scale_factor: int, settings: GANSettings, model: KernelMod
             "kernel that follows from it, no other; use DIPFKP"
         )
     if model == "KernelGAN":
-        for name in NOT_KERNELGANS:
-            if getattr(settings, name) != getattr(preset("default", model, scale_factor), name):
-                option = f"--{name.replace('_', '-')}"
-                raise ValueError(f"{option} {getattr(settings, name)}: KernelGAN has no such choice; leave it out")
+        given = preset("default", model, scale_factor)
+        require_unchanged(settings, given, NOT_KERNELGANS, "KernelGAN has no such choice; leave it out")
 
 
 def _inner(lr: Tensor, settings: GANSettings) -> tuple[Tensor, int, tuple[str, ...]]:

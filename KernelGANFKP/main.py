@@ -5,12 +5,13 @@ A dataset with ground truth, scored: python main.py --SR --sf 2 --dataset Test
 A photograph of yours: python main.py --SR --sf 2 --real -i photo.png
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import tyro
 
+from blindsr.checks import require_unchanged
 from blindsr.cli import SearchOptions, parse, peek, peek_flag, run, run_estimator
 from blindsr.devices import pick_device
 from KernelGANFKP.estimator import GANSettings, KernelModel, Preset, preset, pretrained_estimator
@@ -42,6 +43,10 @@ def main() -> int:
     if peek_flag("--real"):
         settings = replace(settings, shave=0)
     options = parse(Options, __doc__ or "", Options(settings=settings))
+    if options.settings.iterations == 0:
+        names = [each.name for each in fields(settings) if each.name not in ("iterations", "start")]
+        reason = "has no effect without a search; leave out --preset prediction (and --iterations 0)"
+        require_unchanged(options.settings, settings, names, reason)
     device = pick_device(options.device)
     estimator = pretrained_estimator(
         options.sf,

@@ -11,6 +11,7 @@ __all__ = [
     "require_iterations_beyond_frozen",
     "require_positive",
     "require_scales",
+    "require_unchanged",
 ]
 
 
@@ -63,3 +64,11 @@ def require_iterations_beyond_frozen(settings: _Search) -> None:
             f"--iterations {iterations}: the kernel does not move in the first {frozen}; "
             "use more, or fewer --frozen-iterations"
         )
+
+
+def require_unchanged(settings: object, given: object, names: Sequence[str], reason: str) -> None:
+    """Raise ValueError, naming the option, where one of ``names`` differs from its value in ``given``."""
+    for name in names:
+        value = getattr(settings, name)
+        if value != getattr(given, name):
+            raise ValueError(f"{_option(name)} {value}: {reason}")

@@ -61,6 +61,9 @@ def test_the_default_preset_searches_nothing(tmp_path, own):
     assert len(losses[1]["kernel"]) == 3
     done = typed("DIPFKP", "-i", *photo, "-o", tmp_path / "fixed", "--start", "fixed")
     refused(done, "--iterations 0", "--preset search")
+    refused(typed("DIPFKP", "-i", *photo, "--pull", 3), "--pull 3.0", "no effect", "--preset search")
+    done = typed("KernelGANFKP", "-i", *photo, "--preset", "prediction", "--critic-steps", 3)
+    refused(done, "--critic-steps 3", "no effect", "--preset prediction")
 
 
 def test_main_job_leaves_picture_kernel_and_comparison(tmp_path):
