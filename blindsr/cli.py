@@ -299,8 +299,9 @@ def run_estimator(
     with records, tqdm(total=1, bar_format=bar_format, **_pace()) as bar, logging_redirect_tqdm():
 
         def progress(item: Item) -> OnStep:
-            bar.reset()
+            # Resetting draws the bar; without a search nothing else does until USRNet is done.
             bar.set_description_str(f"{item.name} ({len(results) + 1}/{len(items)})", refresh=False)
+            bar.reset()
 
             def on_step(done: int, total: int, loss: float) -> None:
                 _end_if_interrupted()
