@@ -17,14 +17,16 @@ values by a grey level, single ones by up to 0.015.
 import copy
 import logging
 import math
+from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from blindsr.devices import free_memory, gains_from_bfloat16
-from blindsr.estimation import NonblindSR
+from blindsr.estimation import NonblindSR, OnStep
 from NonblindSR.usrnet import ResUNet, USRNet, data_step
 
 __all__ = ["pretrained_nonblind", "tiled_sr"]
@@ -41,6 +43,8 @@ noise, for wide, motion and box kernels, the largest difference to the result wi
 """
 SMALLEST_TILE, LARGEST_TILE = 64, 1856
 """Sides in HR pixels. With its margins the largest one is 2048 pixels wide; larger tiles are hardly faster."""
+Cut = tuple[int, int]
+"""First pixel of a piece, and the one after its last."""
 BYTES_PER_PIXEL = 660
 """What the prior step takes at its peak for each HR pixel of a tile and its margins, measured on a CPU."""
 
@@ -55,6 +59,7 @@ def tiled_sr(
     *,
     tile: int | None = None,
     bfloat16: bool = False,
+    on_step: OnStep | None = None,
 ) -> Tensor:
     """What ``net(lr, kernel, scale_factor, sigma)`` gives, within 1e-5, in far less memory; for inference.
 
@@ -71,6 +76,7 @@ def tiled_sr(
             the free memory.
         bfloat16: whether the prior step's convolutions, but for its first and last, run in bfloat16; the result is
             then less exact than said above.
+        on_step: called after each tile of each iteration; from the start again where memory was too small.
 
     Returns:
         1×3×(s·h)×(s·w), not clipped; on the device of ``lr``, or on the CPU where that device's memory was too small.
@@ -85,7 +91,7 @@ def tiled_sr(
     smaller = ""
     while True:
         try:
-            sr = _run(net, lr, kernel, scale_factor, sigma, side, bfloat16)
+            sr = _run(net, lr, kernel, scale_factor, sigma, side, bfloat16, on_step)
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise
@@ -103,7 +109,8 @@ def tiled_sr(
     log.warning("out of memory on %s: done on the CPU", lr.device)
     cpu = torch.device("cpu")
     net, side = copy.deepcopy(net).to(cpu), _tile_that_fits(cpu)
-    return _run(net, lr.cpu(), kernel.cpu(), scale_factor, sigma, side, bfloat16 and gains_from_bfloat16(cpu))
+    bfloat16 = bfloat16 and gains_from_bfloat16(cpu)
+    return _run(net, lr.cpu(), kernel.cpu(), scale_factor, sigma, side, bfloat16, on_step)
 
 
 def pretrained_nonblind(
@@ -142,34 +149,53 @@ def _out_of_memory(error: RuntimeError) -> bool:
 
 
 def _run(
-    net: USRNet, lr: Tensor, kernel: Tensor, scale_factor: int, sigma: float, tile: int, bfloat16: bool
+    net: USRNet,
+    lr: Tensor,
+    kernel: Tensor,
+    scale_factor: int,
+    sigma: float,
+    tile: int,
+    bfloat16: bool,
+    on_step: OnStep | None,
 ) -> Tensor:
     x, blur, alpha, beta = net.begin(lr, kernel, scale_factor, sigma)
+    tiles = list(product(_cuts(x.shape[2], tile), _cuts(x.shape[3], tile)))
+    done = 0
+
+    def count_tile() -> None:
+        nonlocal done
+        done += 1
+        if on_step is not None:
+            on_step(done, net.iterations * len(tiles), None)
+
     for i in range(net.iterations):
         for c in range(x.shape[1]):  # one channel's spectra at a time
             channel = x[:, c : c + 1]
             channel.copy_(data_step(channel, blur._replace(lr=blur.lr[:, c : c + 1]), alpha[:, i : i + 1]))
         with torch.autocast(lr.device.type, dtype=torch.bfloat16, enabled=bfloat16):
-            x = _prior_step(net.p, x, beta[:, i : i + 1], tile)
+            x = _prior_step(net.p, x, beta[:, i : i + 1], tiles, count_tile)
     return x
 
 
-def _prior_step(prior: ResUNet, image: Tensor, beta: Tensor, tile: int) -> Tensor:
-    height, width = image.shape[-2:]
-    if max(height, width) <= tile:
-        return prior(image, beta)
+def _prior_step(
+    prior: ResUNet, image: Tensor, beta: Tensor, tiles: list[tuple[Cut, Cut]], count_tile: Callable[[], None]
+) -> Tensor:
+    if len(tiles) == 1:
+        out = prior(image, beta)
+        count_tile()
+        return out
     out = torch.empty_like(image)
-    for top, bottom in _cuts(height, tile):
-        for left, right in _cuts(width, tile):
-            # The picture's own border stays a border, where the U-Net continues it as without tiles.
-            first_row, first_col = max(0, top - MARGIN), max(0, left - MARGIN)
-            window = image[..., first_row : bottom + MARGIN, first_col : right + MARGIN]
-            inside = prior(window, beta)[..., top - first_row :, left - first_col :]
-            out[..., top:bottom, left:right] = inside[..., : bottom - top, : right - left]
+    for (top, bottom), (left, right) in tiles:
+        # The picture's own border stays a border, where the U-Net continues it as without tiles.
+        first_row, first_col = max(0, top - MARGIN), max(0, left - MARGIN)
+        window = image[..., first_row : bottom + MARGIN, first_col : right + MARGIN]
+        inside = prior(window, beta)[..., top - first_row :, left - first_col :]
+        out[..., top:bottom, left:right] = inside[..., : bottom - top, : right - left]
+        count_tile()
     return out
 
 
-def _cuts(length: int, tile: int) -> list[tuple[int, int]]:
+def _cuts(length: int, tile: int) -> list[Cut]:
     """Cut ``length`` into as few pieces as ``tile`` allows, about equal, beginning at multiples of 8."""
     side = -(-length // -(-length // tile))
     side += -side % 8

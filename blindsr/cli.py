@@ -299,14 +299,14 @@ def run_estimator(
     with records, tqdm(total=1, bar_format=bar_format, **_pace()) as bar, logging_redirect_tqdm():
 
         def progress(item: Item) -> OnStep:
-            # Resetting draws the bar; without a search nothing else does until USRNet is done.
             bar.set_description_str(f"{item.name} ({len(results) + 1}/{len(items)})", refresh=False)
+            bar.set_postfix_str("", refresh=False)
             bar.reset()
 
-            def on_step(done: int, total: int, loss: float) -> None:
+            def on_step(done: int, total: int, loss: float | None) -> None:
                 _end_if_interrupted()
                 bar.total = total
-                bar.set_postfix_str(f"loss {loss:.2e}", refresh=False)
+                bar.set_postfix_str("USRNet" if loss is None else f"loss {loss:.2e}", refresh=False)
                 bar.update(done - bar.n)
 
             return on_step
@@ -333,7 +333,7 @@ def run_estimator(
                 bar.write(_line(result), file=sys.stdout if result.error is None else sys.stderr)
         except KeyboardInterrupt:
             interrupted = True
-        bar.leave = bar.n > 0  # nothing is left to see of it where all was done before, or without iterations
+        bar.leave = bar.n > 0  # nothing is left to see of it where all was done before
         if not bar.leave:
             bar.clear()
     done = [result for result in results if result.error is None]

@@ -13,11 +13,18 @@ UNCERTAIN = 0.32
 """Expected relative error of a kernel's covariance above which it is called uncertain: photographs of BSDS500, up to
 four times enlarged, have 0.06 to 0.23, gradients, single edges and flat areas 0.38 to 0.76 (at x8 0.21 to 0.35)."""
 
-NonblindSR = Callable[[Tensor, Tensor, int, float], Tensor]
-"""(LR image, kernel, scale factor, noise level) → HR image, all on one device."""
+OnStep = Callable[[int, int, float | None], None]
+"""Called after every step with (steps done, steps in all, loss); what has no loss says None."""
 
-OnStep = Callable[[int, int, float], None]
-"""Called after every iteration with (iterations done, iterations in all, loss)."""
+
+class NonblindSR(Protocol):
+    """Super-resolves one image with its kernel."""
+
+    def __call__(
+        self, lr: Tensor, kernel: Tensor, scale_factor: int, sigma: float, /, *, on_step: OnStep | None = None
+    ) -> Tensor:
+        """1×3×h×w in [0, 1], 1×1×k×k and the noise level in image range → 1×3×sh×sw, all on one device."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -84,11 +84,13 @@ def process(
 
     Args:
         estimator: see :class:`blindsr.estimation.Estimator`.
-        nonblind: makes the image from the kernel; without it the estimator's own image, if any, is the result.
+        nonblind: see :class:`blindsr.estimation.NonblindSR`; without it the estimator's own image, if any, is the
+            result.
         sigma: noise level that ``nonblind`` is told, in image range.
         periodic: whether the pictures go on at the opposite border, as those of prepared data sets do. Others are
             mirrored at their borders for ``nonblind``, which takes them for periodic.
-        progress: called with each item; returns what is called after each iteration on it.
+        progress: called with each item; returns what is called after each step on it, of the estimator and then of
+            ``nonblind``.
         records: of ``folder``, entered: says what need not be done again, and takes down what was done. Without it
             everything is done, and what was there is replaced.
     """
@@ -144,7 +146,7 @@ def _make(
     image, sr_seconds = estimate.image, None
     if nonblind is not None:
         began = time.perf_counter()
-        image = restore(nonblind, lr, estimate.kernel, scale_factor, sigma, periodic).cpu()
+        image = restore(nonblind, lr, estimate.kernel, scale_factor, sigma, periodic, on_step).cpu()
         sr_seconds = time.perf_counter() - began
     psnr, ssim = (None, None)
     if hr is not None and image is not None:
@@ -245,12 +247,18 @@ MIRRORED = 16
 
 @torch.no_grad()
 def restore(
-    nonblind: NonblindSR, lr: Tensor, kernel: Tensor, scale_factor: int, sigma: float, periodic: bool
+    nonblind: NonblindSR,
+    lr: Tensor,
+    kernel: Tensor,
+    scale_factor: int,
+    sigma: float,
+    periodic: bool,
+    on_step: OnStep | None = None,
 ) -> Tensor:
     """What ``nonblind`` makes of one LR image, 1×3×h×w → 1×3×sh×sw; arguments as in :func:`process`."""
     kernel = kernel.to(lr.device)
     if periodic:
-        return nonblind(lr, kernel, scale_factor, sigma)
+        return nonblind(lr, kernel, scale_factor, sigma, on_step=on_step)
     rows, cols = (min(MIRRORED, length - 1) for length in lr.shape[-2:])
     side, low = kernel.shape[-1], min(lr.shape[-2] + 2 * rows, lr.shape[-1] + 2 * cols)
     if low * scale_factor < side:
@@ -258,7 +266,8 @@ def restore(
             f"the image ({lr.shape[-1]}×{lr.shape[-2]}) is too small for a {side}×{side} kernel at "
             f"x{scale_factor}, even with what its borders mirror; use a larger one, or a smaller kernel"
         )
-    sr = nonblind(F.pad(lr, (cols, cols, rows, rows), mode="reflect"), kernel, scale_factor, sigma)
+    padded = F.pad(lr, (cols, cols, rows, rows), mode="reflect")
+    sr = nonblind(padded, kernel, scale_factor, sigma, on_step=on_step)
     height, width = (length * scale_factor for length in lr.shape[-2:])
     top, left = rows * scale_factor, cols * scale_factor
     return sr[..., top : top + height, left : left + width]

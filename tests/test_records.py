@@ -333,6 +333,10 @@ def test_crafted_records_reach_no_file_outside(options, tmp_path):
 
 def test_an_earlier_result_has_what_the_first_had(options):
     results = []
+
+    def repeated(lr, kernel, scale_factor, sigma, *, on_step=None):
+        return lr.repeat_interleave(scale_factor, 2).repeat_interleave(scale_factor, 3)
+
     for _ in range(2):
         options.output_dir.mkdir(exist_ok=True)
         with Records(options.output_dir, {}, {}) as entered:
@@ -345,7 +349,7 @@ def test_an_earlier_result_has_what_the_first_had(options):
                         options.output_dir,
                         device=torch.device("cpu"),
                         seed=0,
-                        nonblind=lambda lr, kernel, s, sigma: lr.repeat_interleave(s, 2).repeat_interleave(s, 3),
+                        nonblind=repeated,
                         progress=lambda item: lambda *step: None,
                         records=entered,
                     )

@@ -38,7 +38,10 @@ def test_tiles_leave_no_trace(photograph, monkeypatch, scale_factor, sigma, kern
     with torch.no_grad():
         whole = net(lr, kernel, scale_factor, sigma)
     assert torch.equal(tiled_sr(net, lr, kernel, scale_factor, sigma, tile=0), whole)
-    tiled = tiled_sr(net, lr, kernel, scale_factor, sigma, tile=100)
+    steps = []
+    tiled = tiled_sr(net, lr, kernel, scale_factor, sigma, tile=100, on_step=lambda *step: steps.append(step))
+    tiles = math.prod(math.ceil(length / 100) for length in whole.shape[2:])
+    assert steps == [(done + 1, 6 * tiles, None) for done in range(6 * tiles)]
     assert tiled.shape == whole.shape
     assert (tiled - whole).abs().max() < 1e-5
     monkeypatch.setattr(tiling, "MARGIN", 0)
