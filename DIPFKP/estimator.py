@@ -22,7 +22,6 @@ from DIPFKP.network import ImagePrior, scales_for
 from FKP import KernelPredictor, KernelPrior, SphericalAdam, Start, load_for_search
 
 __all__ = [
-    "ONLY_SEARCHED_WITH",
     "DIPSettings",
     "KernelModel",
     "Preset",
@@ -36,8 +35,6 @@ __all__ = [
 KernelModel = Literal["DIPFKP", "DIPSoftmax", "DoubleDIP"]
 Preset = Literal["default", "search", "paper"]
 
-ONLY_SEARCHED_WITH = ("frozen_iterations", "channels", "crop", "crop_position", "kernel_rate", "pull")
-"""Settings without effect where no kernel is searched (``channels`` where the picture's fit has its own)."""
 BYTES_PER_PIXEL = 75
 """What fitting an image network takes for each of its channels and HR pixels, measured on a CPU."""
 

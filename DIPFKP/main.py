@@ -12,7 +12,7 @@ from typing import get_args
 from blindsr.checks import require_unchanged
 from blindsr.cli import SearchOptions, parse, peek, peek_flag, run, run_estimator
 from blindsr.devices import pick_device
-from DIPFKP.estimator import ONLY_SEARCHED_WITH, DIPSettings, KernelModel, Preset, preset, pretrained_estimator
+from DIPFKP.estimator import DIPSettings, KernelModel, Preset, preset, pretrained_estimator
 from NonblindSR.tiling import pretrained_nonblind
 
 
@@ -24,11 +24,27 @@ class Options(SearchOptions):
     """DIPFKP, or a baseline without the kernel prior: DIPSoftmax, DoubleDIP."""
     preset: Preset = "default"
     """Settings: default (the predicted kernel, in a second), search (150 iterations that start there), or paper (1000
-    iterations of the large network). Options below override it."""
+    iterations of the large network). Options below override it; those that nothing reads are refused."""
     settings: DIPSettings = field(default_factory=DIPSettings)
 
     def files(self) -> dict[str, Path]:
         return super().files() | (self.search_files(self.sf, self.settings.start) if self.model == "DIPFKP" else {})
+
+
+def require_effect(options: Options, given: DIPSettings) -> None:
+    """Raise ValueError where an option differs from what the preset has given, and nothing reads it."""
+    settings = options.settings
+    if options.model != "DIPFKP":
+        reason = f"--model {options.model} has no such choice; leave it out"
+        require_unchanged(settings, given, ("kernel_rate", "pull", "start"), reason)
+    elif settings.iterations == 0:
+        unread = ["frozen_iterations", "crop", "crop_position", "kernel_rate", "pull"]
+        if options.SR or settings.image_channels is not None:
+            unread.append("channels")
+        if options.SR:
+            unread += ["ssim_iterations", "non_local", "image_rate", "image_iterations", "image_channels", "circular"]
+        reason = "has no effect without a search (--iterations 0, the default); leave it out, or take --preset search"
+        require_unchanged(settings, given, unread, reason)
 
 
 def main() -> int:
@@ -37,9 +53,7 @@ def main() -> int:
     if peek_flag("--real"):
         settings = replace(settings, circular=False)
     options = parse(Options, __doc__ or "", Options(settings=settings))
-    if options.settings.iterations == 0 and options.settings.image_channels is not None:
-        reason = "has no effect without a search; add --preset search"
-        require_unchanged(options.settings, settings, ONLY_SEARCHED_WITH, reason)
+    require_effect(options, settings)
     device = pick_device(options.device)
     estimator = pretrained_estimator(
         options.sf,

@@ -86,7 +86,12 @@ class GANSettings:
         require_between(self, 32, 256, "crop")
         require_between(self, 0, 1000, "shave")
         require_between(self, 0, 1e9, "pull", "penalty")
-        if self.iterations != 0 or self.start != "predicted":
+        if self.iterations == 0 and self.start != "predicted":
+            raise ValueError(
+                "--iterations 0 (--preset prediction's): the predicted start is the kernel; for another start take "
+                "some iterations"
+            )
+        if self.iterations != 0:
             require_positive(self, "iterations")
             require_iterations_beyond_frozen(self)
 

@@ -28,7 +28,7 @@ class Options(SearchOptions):
     """KernelGANFKP, or the baseline without the kernel prior: KernelGAN, whose only preset is its paper's."""
     preset: Preset = "default"
     """Settings: default (fast), prediction (a second: the search's start without the search), or paper. Options below
-    override it."""
+    override it; those that nothing reads are refused."""
     settings: GANSettings = field(default_factory=GANSettings)
 
     def files(self) -> dict[str, Path]:
@@ -43,9 +43,9 @@ def main() -> int:
     if peek_flag("--real"):
         settings = replace(settings, shave=0)
     options = parse(Options, __doc__ or "", Options(settings=settings))
-    if options.settings.iterations == 0:
+    if options.settings.iterations == 0 and options.model == "KernelGANFKP":
         names = [each.name for each in fields(settings) if each.name not in ("iterations", "start")]
-        reason = "has no effect without a search; leave out --preset prediction (and --iterations 0)"
+        reason = "has no effect without a search (--iterations 0, as --preset prediction has it); leave it out"
         require_unchanged(options.settings, settings, names, reason)
     device = pick_device(options.device)
     estimator = pretrained_estimator(

@@ -50,8 +50,8 @@ def super_resolve(
         seed: of every random number.
         float32: all of USRNet in float32; without it, devices that gain from bfloat16 take that for the convolutions
             inside.
-        on_step: called with (iterations done, iterations in all, loss) by estimators that iterate; the default one
-            does not.
+        on_step: called with (iterations done, iterations in all, loss) by estimators that iterate, which the default
+            one does not, and then with (steps done, steps in all, None) by USRNet.
 
     Returns:
         The image at s times the size, of the kind, number type and range of ``image``, and the estimate, whose
@@ -84,7 +84,7 @@ def super_resolve(
             estimator = pretrained_estimator(scale_factor, where)
         estimate = estimator(lr, scale_factor, seed=seed, on_step=on_step)
     nonblind = pretrained_nonblind(None, where, float32=float32)
-    sr = restore(nonblind, lr, estimate.kernel, scale_factor, sigma, periodic)[0]
+    sr = restore(nonblind, lr, estimate.kernel, scale_factor, sigma, periodic, on_step)[0]
     if grey:
         sr = sr.mean(dim=0, keepdim=True)
     if has_alpha:

@@ -67,8 +67,9 @@ def require_iterations_beyond_frozen(settings: _Search) -> None:
 
 
 def require_unchanged(settings: object, given: object, names: Sequence[str], reason: str) -> None:
-    """Raise ValueError, naming the option, where one of ``names`` differs from its value in ``given``."""
+    """Raise ValueError, naming the option as typed, where one of ``names`` differs from its value in ``given``."""
     for name in names:
         value = getattr(settings, name)
         if value != getattr(given, name):
-            raise ValueError(f"{_option(name)} {value}: {reason}")
+            option = _option(name if value is not False else f"no_{name}")
+            raise ValueError(f"{option if isinstance(value, bool) else f'{option} {value}'}: {reason}")

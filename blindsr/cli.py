@@ -207,7 +207,9 @@ def _end_if_interrupted() -> None:
 
 def _pace() -> dict[str, float]:
     """How often a progress bar is drawn, in tqdm's words."""
-    return {"delay": 0.1} if sys.stderr.isatty() else {"mininterval": RARELY, "maxinterval": RARELY}
+    # One step at least between two drawings, whatever went before: USRNet's few follow a search's many.
+    drawn = {"delay": 0.1} if sys.stderr.isatty() else {"mininterval": RARELY, "maxinterval": RARELY}
+    return {**drawn, "miniters": 1}
 
 
 @contextmanager
@@ -301,12 +303,13 @@ def run_estimator(
         def progress(item: Item) -> OnStep:
             bar.set_description_str(f"{item.name} ({len(results) + 1}/{len(items)})", refresh=False)
             bar.set_postfix_str("", refresh=False)
-            bar.reset()
+            bar.reset(total=1)
 
             def on_step(done: int, total: int, loss: float | None) -> None:
                 _end_if_interrupted()
-                bar.total = total
                 bar.set_postfix_str("USRNet" if loss is None else f"loss {loss:.2e}", refresh=False)
+                if total != bar.total:
+                    bar.reset(total=total)  # USRNet's steps take another time than a search's
                 bar.update(done - bar.n)
 
             return on_step
@@ -413,10 +416,11 @@ def _line(result: Result) -> str:
         parts.append(f"PSNR {result.psnr:.2f} dB, SSIM {result.ssim:.4f}")
     if result.kernel_psnr is not None:
         parts.append(f"kernel PSNR {result.kernel_psnr:.2f} dB")
-    if result.seconds:
-        parts.append(
-            f"{result.seconds:.1f} s" + (f" + USRNet {result.sr_seconds:.1f} s" if result.sr_seconds else "")
-        )
+    took = [f"{result.seconds:.1f} s"] * bool(result.seconds)
+    if result.sr_seconds:
+        took.append(f"USRNet {result.sr_seconds:.1f} s")
+    if took:
+        parts.append(" + ".join(took))
     if result.converged is False:
         parts.append("the kernel had not come to rest")
     return "  ".join([*parts, *result.notes])

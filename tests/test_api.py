@@ -83,7 +83,8 @@ def test_without_a_kernel_one_is_estimated(blurred):
     # Normalised once more, the kernel differs by its rounding, which bfloat16 would enlarge.
     again, _ = super_resolve(blurred[0], 2, kernel=estimate.kernel, float32=True)
     torch.testing.assert_close(sr, again)
-    assert len(steps) == 4
+    assert [step[:2] for step in steps] == [(i, 4) for i in (1, 2, 3, 4)] + [(i, 6) for i in range(1, 7)]
+    assert [step[2] is None for step in steps] == 4 * [False] + 6 * [True]
 
 
 def test_anybodys_estimator_will_do(blurred):

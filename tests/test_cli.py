@@ -61,9 +61,32 @@ def test_the_default_preset_searches_nothing(tmp_path, own):
     assert len(losses[1]["kernel"]) == 3
     done = typed("DIPFKP", "-i", *photo, "-o", tmp_path / "fixed", "--start", "fixed")
     refused(done, "--iterations 0", "--preset search")
-    refused(typed("DIPFKP", "-i", *photo, "--pull", 3), "--pull 3.0", "no effect", "--preset search")
-    done = typed("KernelGANFKP", "-i", *photo, "--preset", "prediction", "--critic-steps", 3)
-    refused(done, "--critic-steps 3", "no effect", "--preset prediction")
+
+
+def test_options_that_nothing_reads_are_refused(own):
+    photo = ["-i", own / "photo.png", "--sf", 2, "--real", "-o", own.parent / "out"]
+    none = "no effect without a search"
+    for project, arguments, told in (
+        ("DIPFKP", ["--SR", "--pull", 3], ("--pull 3.0", none)),
+        ("DIPFKP", ["--SR", "--preset", "search", "--iterations", 0, "--crop", 64], ("--crop 64", none)),
+        ("DIPFKP", ["--image-channels", "None", "--pull", 3], ("--pull 3.0", none)),
+        ("DIPFKP", ["--SR", "--non-local"], ("--non-local:", none)),
+        ("DIPFKP", ["--SR", "--circular"], ("--circular:", none)),
+        ("DIPFKP", ["--model", "DoubleDIP", "--pull", 3], ("--pull 3.0", "DoubleDIP")),
+        ("KernelGANFKP", ["--preset", "prediction", "--critic-steps", 3], ("--critic-steps 3", none)),
+        ("KernelGANFKP", ["--preset", "prediction", "--no-stop-when-settled"], ("--no-stop-when-settled:", none)),
+        ("KernelGANFKP", ["--preset", "prediction", "--start", "fixed"], ("--iterations 0",)),
+        ("KernelGANFKP", ["--model", "KernelGAN", "--pull", 3], ("--pull 3.0", "KernelGAN")),
+    ):
+        refused(typed(project, *photo, *arguments), *told)
+    assert not (own.parent / "out").exists()
+    for project, arguments in (
+        ("DIPFKP", ["--preset", "search", "--iterations", 0]),
+        ("KernelGANFKP", ["--preset", "prediction"]),
+        ("KernelGANFKP", ["--iterations", 0]),
+    ):
+        done = typed(project, *photo, *arguments, "--SR", "--overwrite")
+        assert done.returncode == 0, done.stderr
 
 
 def test_main_job_leaves_picture_kernel_and_comparison(tmp_path):
