@@ -1,6 +1,7 @@
 """The commands as a user types them: each in a subprocess once, and further ones in this process."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -61,6 +62,20 @@ def test_the_default_preset_searches_nothing(tmp_path, own):
     assert len(losses[1]["kernel"]) == 3
     done = typed("DIPFKP", "-i", *photo, "-o", tmp_path / "fixed", "--start", "fixed")
     refused(done, "--iterations 0", "--preset search")
+
+
+def test_the_bar_counts_a_search_and_then_usrnets_tiles(own, monkeypatch):
+    monkeypatch.setattr("blindsr.cli.RARELY", 0)  # draw every step
+    photo = ["-i", own / "photo.png", "-o", own.parent / "out", "--real", "--SR", "--tile", 64]
+    done = typed(
+        "DIPFKP", *photo, "--preset", "search", "--iterations", 3, "--ssim-iterations", 1, "--frozen-iterations", 1
+    )
+    assert done.returncode == 0, done.stderr
+    drawn = re.findall(r"(\d+)/(\d+) \[[^]]*(loss|USRNet)", done.stderr)
+    tiles = 6 * 3 * 3  # of 6 iterations: with the border that --real mirrors, 192×160 pixels
+    steps = [(i, 3, "loss") for i in (1, 2, 3)] + [(i, tiles, "USRNet") for i in range(1, tiles + 1)]
+    shown = [(int(n), int(total), what) for n, total, what in drawn]
+    assert [step for step in dict.fromkeys(shown) if step[0]] == steps
 
 
 def test_options_that_nothing_reads_are_refused(own):
