@@ -20,6 +20,7 @@ from blindsr.checks import (
     require_positive,
     require_unchanged,
 )
+from blindsr.devices import gains_from_bfloat16
 from blindsr.estimation import Estimate, Estimator, OnStep, SearchLog
 from blindsr.kernels import centre, kernel_x4_from_x2, normalize
 from FKP import KernelPredictor, KernelPrior, SphericalAdam, Start, load_for_search
@@ -135,6 +136,7 @@ def estimate(
     settings: GANSettings,
     model: KernelModel = "KernelGANFKP",
     seed: int = 0,
+    float32: bool = False,
     on_step: OnStep | None = None,
 ) -> Estimate:
     """Estimate the kernel of one LR image from its own patches.
@@ -148,6 +150,8 @@ def estimate(
         prior: the kernel prior of x2, on the same device; KernelGAN needs none.
         predictor: on the same device; needed where ``settings.start`` is "predicted" and the model has a prior.
         seed: of the networks' weights and all draws.
+        float32: all of KernelGANFKP's critic in float32; without it, its layers take bfloat16 on devices that gain
+            from that.
 
     Returns:
         The estimate; it has no image.
@@ -180,7 +184,9 @@ def estimate(
             latent = prior.initial_latent()
         if settings.iterations:
             inner, crop, notes = _inner(lr, settings)
-            kernel, converged = _search_fkp(inner, crop, settings, prior, latent, generator, log)
+            dtype = torch.bfloat16 if gains_from_bfloat16(lr.device) and not float32 else torch.float32
+            critic = Critic(generator, dtype=dtype).to(lr.device)
+            kernel, converged = _search_fkp(inner, crop, settings, prior, critic, latent, generator, log)
         else:
             kernel = prior.decode(latent.to(lr.device)).detach()
             log.kernel(kernel)
@@ -208,11 +214,13 @@ def pretrained_estimator(
     *,
     path_prior: Path | None = None,
     path_predictor: Path | None = None,
+    float32: bool = False,
 ) -> Estimator:
     """:func:`estimate` with the weights that ``settings`` and ``model`` need, the shipped ones where none are named.
 
     Args:
         settings: without them, the default :func:`preset`.
+        float32: as in :func:`estimate`.
 
     Raises:
         FileNotFoundError, ValueError: there is no such file, or it holds other weights.
@@ -223,7 +231,7 @@ def pretrained_estimator(
     prior = predictor = None
     if model == "KernelGANFKP":
         prior, predictor = load_for_search(2, settings.start, device, path_prior, path_predictor)
-    return partial(estimate, prior=prior, predictor=predictor, settings=settings, model=model)
+    return partial(estimate, prior=prior, predictor=predictor, settings=settings, model=model, float32=float32)
 
 
 def _require_possible(scale_factor: int, settings: GANSettings, model: KernelModel) -> None:
@@ -285,13 +293,13 @@ def _search_fkp(
     crop: int,
     settings: GANSettings,
     prior: KernelPrior,
+    critic: Critic,
     latent: Tensor,
     generator: torch.Generator,
     log: SearchLog,
 ) -> tuple[Tensor, bool]:
     """The kernel, and whether it had come to rest."""
     large, small = _samplers(lr, crop, prior.side)
-    critic = Critic(generator).to(lr.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     critic_optimizer = torch.optim.Adam(critic.parameters(), lr=settings.critic_rate, betas=(0.5, 0.999))
     latent = latent.to(lr.device).requires_grad_()
     latent_optimizer = SphericalAdam([latent], lr=settings.kernel_rate)
@@ -312,7 +320,9 @@ def _search_fkp(
             critic_optimizer.step()
         # The critic does not move between the latent steps: they share its gradient.
         latent_optimizer.zero_grad(set_to_none=True)
+        critic.requires_grad_(False)
         loss = -critic(fake).mean()
+        critic.requires_grad_(True)
         if settings.pull:
             distance = (kernel - start).square().sum() / start.square().sum()
             loss = loss + settings.pull * margin.detach().abs() * distance

@@ -35,6 +35,9 @@ class Options(SearchOptions):
         # At x4 too the x2 kernel is searched.
         return super().files() | (self.search_files(2, self.settings.start) if self.model == "KernelGANFKP" else {})
 
+    def reads_float32(self) -> bool:
+        return super().reads_float32() or (self.model == "KernelGANFKP" and self.settings.iterations > 0)
+
 
 def main() -> int:
     # A preset depends on model and scale factor; real photos have no border that a degradation made.
@@ -55,6 +58,7 @@ def main() -> int:
         options.model,
         path_prior=options.path_KP,
         path_predictor=options.path_predictor,
+        float32=options.float32,
     )
     nonblind = None
     if options.SR:

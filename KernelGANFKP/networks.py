@@ -5,40 +5,52 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from blindsr.initialization import draw_parameters
+from KernelGANFKP.functions import batch_norm_leaky_relu, convolution
 
 __all__ = ["Critic", "Discriminator", "LinearGenerator"]
 
 
-class Critic(nn.Sequential):
+class Critic(nn.Module):
     """Scores patches, without a bound: five 3×3 convolutions without padding (FKP, supplement).
+
+    All but the last are followed by batch norm, which takes off any bias before it, so they have none, and LeakyReLU.
 
     >>> Critic(torch.Generator().manual_seed(0))(torch.rand(2, 3, 27, 27)).shape
     torch.Size([2, 1, 17, 17])
 
     Args:
-        generator: draws the weights: N(0, 0.02), those of the batch norms N(1, 0.02); biases as PyTorch does.
+        generator: draws the weights: N(0, 0.02), those of the batch norms N(1, 0.02); the last bias as PyTorch does.
         channels: of the hidden layers.
         layers: convolutions; each takes two pixels off height and width.
+        dtype: what the layers compute in, float32 or bfloat16; parameters are float32.
     """
 
-    def __init__(self, generator: torch.Generator, channels: int = 32, layers: int = 5) -> None:
-        blocks: list[nn.Module] = []
-        for layer in range(layers - 1):
-            blocks += [
-                nn.Conv2d(channels if layer else 3, channels, 3),
-                nn.BatchNorm2d(channels),
-                nn.LeakyReLU(0.2),
-            ]
-        super().__init__(*blocks, nn.Conv2d(channels, 1, 3))
-        draw_parameters(self, generator)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
-                mean = 0.0 if isinstance(module, nn.Conv2d) else 1.0
-                nn.init.normal_(module.weight, mean, 0.02, generator=generator)
+    slope = 0.2
+    """Of LeakyReLU."""
+
+    def __init__(
+        self, generator: torch.Generator, channels: int = 32, layers: int = 5, dtype: torch.dtype = torch.float32
+    ) -> None:
+        super().__init__()
+        self.dtype = dtype
+        inputs = [3, *[channels] * (layers - 2)]
+        self.hidden = nn.ModuleList(nn.Conv2d(count, channels, 3, bias=False) for count in inputs)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(channels, track_running_stats=False) for _ in inputs)
+        self.last = nn.Conv2d(channels, 1, 3)
+        draw_parameters(self.last, generator)
+        for module in (*self.hidden, *self.norms, self.last):
+            mean = 0.0 if isinstance(module, nn.Conv2d) else 1.0
+            nn.init.normal_(module.weight, mean, 0.02, generator=generator)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, patches: Tensor) -> Tensor:
         """N×3×p×p in [0, 1] → N×1×(p − 2·layers)×(p − 2·layers)."""
-        return super().forward(2 * patches - 1)
+        x = (2 * patches - 1).to(self.dtype, memory_format=torch.channels_last)
+        for hidden, norm in zip(self.hidden, self.norms, strict=True):
+            x = convolution(x, hidden.weight.to(self.dtype))  # type: ignore[arg-type]
+            x = batch_norm_leaky_relu(x, norm.weight, norm.bias, self.slope)  # type: ignore[arg-type]
+        weight, bias = (parameter.to(self.dtype) for parameter in self.last.parameters())
+        return convolution(x, weight, bias).to(patches.dtype)
 
 
 class LinearGenerator(nn.Module):
@@ -85,16 +97,16 @@ class Discriminator(nn.Sequential):
     def __init__(self, generator: torch.Generator, channels: int = 64) -> None:
         convolutions = [nn.Conv2d(3, channels, 7), *(nn.Conv2d(channels, channels, 1) for _ in range(5))]
         convolutions.append(nn.Conv2d(channels, 1, 1))
-        for convolution in convolutions:
-            nn.init.xavier_normal_(convolution.weight, gain=0.1, generator=generator)
-            nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
+        for layer in convolutions:
+            nn.init.xavier_normal_(layer.weight, gain=0.1, generator=generator)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
             # Exact singular vectors, where PyTorch starts from the global random numbers.
-            u, _, v = torch.linalg.svd(convolution.weight.detach().flatten(1), full_matrices=False)
-            spectral_norm(convolution)
+            u, _, v = torch.linalg.svd(layer.weight.detach().flatten(1), full_matrices=False)
+            spectral_norm(layer)
             vectors = {"parametrizations.weight.0._u": u[:, 0], "parametrizations.weight.0._v": v[0]}
-            convolution.load_state_dict(vectors, strict=False)
+            layer.load_state_dict(vectors, strict=False)
         first, *hidden, last = convolutions
         blocks: list[nn.Module] = []
-        for convolution in hidden:
-            blocks += [convolution, nn.BatchNorm2d(channels), nn.ReLU()]
+        for layer in hidden:
+            blocks += [layer, nn.BatchNorm2d(channels), nn.ReLU()]
         super().__init__(first, *blocks, last, nn.Sigmoid())

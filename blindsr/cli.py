@@ -65,8 +65,8 @@ class EstimatorOptions:
     tile: Annotated[int | None, tyro.conf.arg(metavar="PIXELS")] = None
     """USRNet works in tiles of so many result pixels a side, 0 for none; without it, what the free memory allows."""
     float32: bool = False
-    """Compute all of USRNet in float32. Without it, devices that gain from bfloat16 take that for the convolutions
-    inside, which changed PSNR by at most 0.006 dB where it was measured."""
+    """Compute all of USRNet and of KernelGANFKP's critic in float32. Without it, devices that gain from bfloat16 take
+    that for the layers inside, which with USRNet changed PSNR by at most 0.006 dB where it was measured."""
     verbose: bool = False
     """Also draw each search, the kernel along the way and the losses, into <image>_search.png."""
     seed: int = 0
@@ -83,6 +83,10 @@ class EstimatorOptions:
     def files(self) -> dict[str, Path]:
         """The files whose content decides the result, by their option; each command adds its own."""
         return {"path_nonblind": self.path_nonblind or pretrained_path("usrnet_tiny.pth")} if self.SR else {}
+
+    def reads_float32(self) -> bool:
+        """Whether anything runs that ``float32`` is about."""
+        return self.SR
 
     def noise_level(self) -> float:
         """What USRNet is told, in image range."""
@@ -361,8 +365,8 @@ def _describe(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What decides the results, and what else their records say, whatever the estimator's options are."""
     given = {key: value for key, value in asdict(options).items() if not key.startswith("path_")}
-    # Who asks for float32, and has USRNet run, insists on it; otherwise the device decides, as it does on rounding.
-    insisted = {"float32": True} if given.pop("float32") and options.SR else {}
+    # Who asks for float32 where it matters insists on it; otherwise the device decides, as it does on rounding.
+    insisted = {"float32": True} if given.pop("float32") and options.reads_float32() else {}
     files = options.files()
     settings = {
         "estimator": data_model,

@@ -15,11 +15,13 @@ import scipy.io
 import torch
 from commands import REPOSITORY, command, refused, typed
 
+import KernelGANFKP.main
 from blindsr.cli import EstimatorOptions, _describe
 from blindsr.degradation import degrade
 from blindsr.devices import gains_from_bfloat16
 from blindsr.kernels import random_kernels
 from blindsr.paths import pretrained_path
+from KernelGANFKP.estimator import preset
 
 QUICK = [
     "--iterations",
@@ -255,6 +257,18 @@ def test_float32_is_a_setting_where_usrnet_runs_and_somebody_asks_for_it():
             settings, circumstances = _describe(options, "DIPFKP", "DIPFKP", torch.device("cpu"))
             assert settings.get("float32", False) == (sr and asked)
             assert circumstances["bfloat16"] == gains_from_bfloat16(torch.device("cpu"))
+
+
+def test_float32_is_a_setting_where_a_critic_learns():
+    for model, name, expected in (
+        ("KernelGANFKP", "default", True),
+        ("KernelGANFKP", "prediction", False),
+        ("KernelGAN", "default", False),
+    ):
+        settings = preset(name, model, 2)
+        options = KernelGANFKP.main.Options(model=model, preset=name, settings=settings, float32=True)
+        described, _ = _describe(options, "KernelGANFKP", model, torch.device("cpu"))
+        assert described.get("float32", False) == expected
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

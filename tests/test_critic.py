@@ -1,0 +1,123 @@
+"""The critic and its twice differentiable layers, against PyTorch's own."""
+
+import pytest
+import torch
+from torch import nn
+
+from FKP import KernelPrior
+from KernelGANFKP import estimator
+from KernelGANFKP.estimator import GANSettings, estimate
+from KernelGANFKP.functions import batch_norm_leaky_relu, convolution
+from KernelGANFKP.losses import gradient_penalty
+from KernelGANFKP.networks import Critic
+
+
+@pytest.fixture
+def critic():
+    critic = Critic(torch.Generator().manual_seed(0), channels=8, dtype=torch.float64).double()
+    # As after some training: scores that differ, norms and slopes of both signs.
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in critic.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    return critic
+
+
+@pytest.fixture
+def patches():
+    generator = torch.Generator().manual_seed(2)
+    return [torch.rand(6, 3, 15, 15, generator=generator, dtype=torch.float64) for _ in range(2)]
+
+
+def of_pytorch(critic):
+    """The same network of PyTorch's layers, which share ``critic``'s parameters."""
+    layers = []
+    for hidden, norm in zip(critic.hidden, critic.norms, strict=True):
+        layers += [hidden, norm, nn.LeakyReLU(critic.slope)]
+    network = nn.Sequential(*layers, critic.last)
+    return lambda x: network(2 * x - 1)
+
+
+def gradients(loss, critic):
+    return torch.autograd.grad(loss, list(critic.parameters()), allow_unused=True)
+
+
+def test_scores_and_gradients_are_those_of_pytorchs_layers(critic, patches):
+    def loss(network):
+        real, fake = patches
+        return 0.1 * gradient_penalty(network, real, fake, 0.3) - network(real).mean() + network(fake).mean()
+
+    mine, theirs = loss(critic), loss(of_pytorch(critic))
+    torch.testing.assert_close(mine, theirs)
+    for name, *pair in zip(
+        dict(critic.named_parameters()), gradients(mine, critic), gradients(theirs, critic), strict=True
+    ):
+        torch.testing.assert_close(*pair, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_the_penaltys_own_gradients_are_those_of_pytorchs_layers(critic, patches):
+    mine = gradients(gradient_penalty(critic, *patches, 0.3), critic)
+    theirs = gradients(gradient_penalty(of_pytorch(critic), *patches, 0.3), critic)
+    assert mine[-1] is None  # the last bias
+    for name, first, second in zip(dict(critic.named_parameters()), mine, theirs, strict=True):
+        if first is None or second is None:
+            assert (second is None or not second.any()) and (first is None or not first.any()), name
+        else:
+            torch.testing.assert_close(first, second, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_input_gradients_can_be_differentiated_again():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 5, 4, generator=generator, dtype=torch.float64).requires_grad_()
+    weight, bias = torch.randn(2, 3, generator=generator, dtype=torch.float64)
+    kernel = torch.randn(2, 3, 3, 3, generator=generator, dtype=torch.float64)
+    for function in (
+        lambda x: batch_norm_leaky_relu(x.contiguous(memory_format=torch.channels_last), weight, bias, 0.2),
+        lambda x: convolution(x, kernel),
+    ):
+        assert torch.autograd.gradcheck(function, x)
+        assert torch.autograd.gradgradcheck(function, x)
+
+
+def test_no_graph_is_made_of_other_gradients(critic, patches):
+    score = critic(patches[0]).sum()
+    with pytest.raises(RuntimeError, match="not have been used"):
+        torch.autograd.grad(score, critic.last.weight, create_graph=True)
+
+
+def test_rounding_to_bfloat16_changes_gradients_less_than_the_draw_of_patches():
+    generator = torch.Generator().manual_seed(0)
+
+    def draw():
+        wider = torch.rand(16, 3, 21, 21, generator=generator)
+        return torch.rand(16, 3, 19, 19, generator=generator), nn.functional.avg_pool2d(wider, 3, stride=1)
+
+    def flat_gradients(dtype, real, fake):
+        critic = Critic(torch.Generator().manual_seed(0), dtype=dtype)
+        assert critic(real).dtype == torch.float32
+        loss = 0.1 * gradient_penalty(critic, real, fake, 0.3) - critic(real).mean() + critic(fake).mean()
+        return torch.cat([gradient.flatten() for gradient in gradients(loss, critic)])
+
+    batch = draw()
+    exact = flat_gradients(torch.float32, *batch)
+    rounding = (flat_gradients(torch.bfloat16, *batch) - exact).norm()
+    draw_of_patches = (flat_gradients(torch.float32, *draw()) - exact).norm()
+    assert 0 < float(rounding) < 0.3 * float(draw_of_patches)
+
+
+def test_bfloat16_is_for_devices_that_gain_and_can_be_declined(photograph, monkeypatch):
+    seen = []
+
+    class Seen(Critic):
+        def __init__(self, generator, **options):
+            super().__init__(generator, **options)
+            seen.append(self.dtype)
+
+    monkeypatch.setattr(estimator, "Critic", Seen)
+    settings = GANSettings(iterations=1, batch=2, critic_steps=1, shave=0)
+    prior = KernelPrior.from_pretrained(2)
+    for gains in (True, False):
+        monkeypatch.setattr(estimator, "gains_from_bfloat16", lambda device, gains=gains: gains)
+        for float32 in (False, True):
+            estimate(photograph, 2, prior=prior, settings=settings, float32=float32)
+    assert seen == [torch.bfloat16, torch.float32, torch.float32, torch.float32]
