@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from blindsr.checks import (
     require_between,
@@ -28,7 +28,16 @@ from KernelGANFKP.crops import CropSampler, crop_probabilities, gradient_map, ha
 from KernelGANFKP.losses import bicubic_loss, gradient_penalty, kernel_losses, post_process
 from KernelGANFKP.networks import Critic, Discriminator, LinearGenerator
 
-__all__ = ["SMALLEST", "GANSettings", "KernelModel", "Preset", "estimate", "preset", "pretrained_estimator"]
+__all__ = [
+    "SMALLEST",
+    "GANSettings",
+    "KernelModel",
+    "Preset",
+    "critic_step",
+    "estimate",
+    "preset",
+    "pretrained_estimator",
+]
 
 KernelModel = Literal["KernelGANFKP", "KernelGAN"]
 Preset = Literal["default", "prediction", "paper"]
@@ -150,8 +159,8 @@ def estimate(
         prior: the kernel prior of x2, on the same device; KernelGAN needs none.
         predictor: on the same device; needed where ``settings.start`` is "predicted" and the model has a prior.
         seed: of the networks' weights and all draws.
-        float32: all of KernelGANFKP's critic in float32; without it, its layers take bfloat16 on devices that gain
-            from that.
+        float32: all of KernelGANFKP's critic in float32; without it, its layers take bfloat16 on processors that gain
+            from that (KernelGAN's never do).
 
     Returns:
         The estimate; it has no image.
@@ -184,9 +193,11 @@ def estimate(
             latent = prior.initial_latent()
         if settings.iterations:
             inner, crop, notes = _inner(lr, settings)
-            dtype = torch.bfloat16 if gains_from_bfloat16(lr.device) and not float32 else torch.float32
-            critic = Critic(generator, dtype=dtype).to(lr.device)
-            kernel, converged = _search_fkp(inner, crop, settings, prior, critic, latent, generator, log)
+            bfloat16 = lr.device.type == "cpu" and gains_from_bfloat16(lr.device) and not float32
+            critic = Critic(generator, dtype=torch.bfloat16 if bfloat16 else torch.float32).to(lr.device)
+            # The critic's layers choose their own precision.
+            with torch.autocast(lr.device.type, enabled=False):
+                kernel, converged = _search_fkp(inner, crop, settings, prior, critic, latent, generator, log)
         else:
             kernel = prior.decode(latent.to(lr.device)).detach()
             log.kernel(kernel)
@@ -288,6 +299,28 @@ def _downsample(patches: Tensor, kernel: Tensor) -> Tensor:
     return flat.view(*patches.shape[:2], *flat.shape[-2:])
 
 
+def critic_step(
+    critic: nn.Module, optimizer: torch.optim.Optimizer, real: Tensor, fake: Tensor, share: float, penalty: float
+) -> tuple[Tensor, Tensor]:
+    """One step of WGAN-GP's critic.
+
+    Args:
+        real, fake: N×3×p×p in [0, 1].
+        share: interpolation factor of :func:`gradient_penalty`.
+        penalty: weight of the gradient penalty.
+
+    Returns:
+        The loss, and the margin: how much higher the real patches score.
+    """
+    weighted = penalty * gradient_penalty(critic, real, fake, share)
+    margin = critic(real).mean() - critic(fake).mean()
+    loss = weighted - margin
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return loss.detach(), margin.detach()
+
+
 def _search_fkp(
     lr: Tensor,
     crop: int,
@@ -312,20 +345,15 @@ def _search_fkp(
         fake = _downsample(patches, kernel)
         for _ in range(settings.critic_steps):
             share = float(torch.rand((), generator=generator))
-            penalty = gradient_penalty(critic, real, fake.detach(), share)
-            margin = critic(real).mean() - critic(fake.detach()).mean()
-            critic_loss = settings.penalty * penalty - margin
-            critic_optimizer.zero_grad(set_to_none=True)
-            critic_loss.backward()
-            critic_optimizer.step()
+            critic_loss, margin = critic_step(critic, critic_optimizer, real, fake.detach(), share, settings.penalty)
         # The critic does not move between the latent steps: they share its gradient.
         latent_optimizer.zero_grad(set_to_none=True)
-        critic.requires_grad_(False)
+        critic.requires_grad_(False)  # or its layers would form the gradients of their weights too
         loss = -critic(fake).mean()
         critic.requires_grad_(True)
         if settings.pull:
             distance = (kernel - start).square().sum() / start.square().sum()
-            loss = loss + settings.pull * margin.detach().abs() * distance
+            loss = loss + settings.pull * margin.abs() * distance
         loss.backward(inputs=[latent])
         if iteration >= settings.frozen_iterations:
             for _ in range(settings.latent_steps):

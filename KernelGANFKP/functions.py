@@ -1,7 +1,7 @@
-"""The critic's layers for a loss that holds its own input gradient, as WGAN-GP's does.
+"""The critic's layers for a loss that contains the critic's input gradient, as WGAN-GP's does.
 
 PyTorch's own layers can be differentiated twice as well, but on a CPU more than half of a critic step's time then
-goes into batch norm, whose second derivative is put together of many passes over strided memory.
+goes into batch norm, whose second derivative is composed of many passes over strided memory.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-__all__ = ["batch_norm_leaky_relu", "convolution"]
+__all__ = ["EPSILON", "batch_norm_leaky_relu", "convolution"]
 
 EPSILON = 1e-5
 """Added to the variance, as in PyTorch's batch norm."""
@@ -21,8 +21,8 @@ EPSILON = 1e-5
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Convolution with stride 1, without padding.
 
-    With ``create_graph`` only the gradient with respect to ``x`` is formed (and can be differentiated again): a
-    gradient penalty has no use for the others.
+    With ``create_graph`` only the gradient with respect to ``x`` is formed, which can be differentiated again; those
+    of weight and bias come back as None. A gradient penalty has no use for them.
 
     Args:
         x: N×C×h×w.
@@ -79,7 +79,8 @@ class _ConvolutionInputGradient(Function):
     def backward(ctx: Any, direction: Tensor) -> tuple[Tensor | None, ...]:
         gradient, weight = ctx.saved_tensors
         by_weight = _convolution_backward(gradient, direction, weight, to_weight=True)[1]
-        return F.conv2d(direction, weight), None, by_weight
+        by_gradient = F.conv2d(direction, weight) if ctx.needs_input_grad[0] else None
+        return by_gradient, None, by_weight
 
 
 class _BatchNormLeakyReLU(Function):
@@ -94,7 +95,7 @@ class _BatchNormLeakyReLU(Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
-        if gradient is None:  # the output's own gradient does not matter in the penalty's
+        if gradient is None:  # reached only through y, on whose value the penalty does not depend
             return None, None, None, None
         x, weight, y, mean, inverse_std = ctx.saved_tensors
         if torch.is_grad_enabled():
@@ -105,9 +106,9 @@ class _BatchNormLeakyReLU(Function):
 
 
 class _BatchNormLeakyReLUInputGradient(Function):
-    """With x̂ the normalised input, s its spread and P(u) = u − ⟨u⟩ − x̂ ⟨u x̂⟩: γ/s · P(gradient behind the LeakyReLU).
+    """γ/s · P(gradient at the LeakyReLU's input), where P(u) = u − ⟨u⟩ − x̂ ⟨u x̂⟩.
 
-    Means ⟨·⟩ are over a channel's pixels in the batch.
+    x̂ is the normalised input, s = √(variance + ε), and means ⟨·⟩ are over a channel's pixels in the batch.
     """
 
     @staticmethod
@@ -122,28 +123,28 @@ class _BatchNormLeakyReLUInputGradient(Function):
         slope: float,
     ) -> Tensor:
         gradient = _leaky_relu_backward(gradient, y, slope)
-        projected, along, total = _batch_norm_backward(gradient, x, weight, mean, inverse_std)
-        ctx.save_for_backward(gradient, x, weight, y, mean, inverse_std, projected, along, total)
+        by_x, sum_with_x, sum_ = _batch_norm_backward(gradient, x, weight, mean, inverse_std)
+        ctx.save_for_backward(gradient, x, weight, y, mean, inverse_std, by_x, sum_with_x, sum_)
         ctx.slope = slope
-        return projected
+        return by_x
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, direction: Tensor) -> tuple[Tensor | None, ...]:
-        gradient, x, weight, y, mean, inverse_std, projected, along, total = ctx.saved_tensors
+        gradient, x, weight, y, mean, inverse_std, first_by_x, sum_with_x, sum_ = ctx.saved_tensors
         # P is symmetric, so what the layer does to a direction is what its backward does to a gradient.
-        by_gradient, direction_along, direction_total = _batch_norm_backward(direction, x, weight, mean, inverse_std)
+        by_gradient, direction_with_x, direction_sum = _batch_norm_backward(direction, x, weight, mean, inverse_std)
         count = x.numel() // x.shape[1]
         # count · ⟨direction · P(gradient)⟩
         product = (direction * gradient).sum(dim=(0, 2, 3)).to(weight.dtype)
-        product = product - (direction_total * total + direction_along * along) / count
+        product = product - (direction_sum * sum_ + direction_with_x * sum_with_x) / count
         # How s and x̂, through which P depends on x, change with x; P's own linear part is by_gradient.
         scale = weight * inverse_std * product / count
         by_x = torch.addcmul(
             _per_pixel(scale * inverse_std**2 * mean, x), _rows(x), _per_pixel(-scale * inverse_std**2, x)
         )
-        by_x.addcmul_(_rows(by_gradient), _per_pixel(-inverse_std * along / count, x))
-        by_x.addcmul_(_rows(projected), _per_pixel(-inverse_std * direction_along / count, x))
+        by_x.addcmul_(_rows(by_gradient), _per_pixel(-inverse_std * sum_with_x / count, x))
+        by_x.addcmul_(_rows(first_by_x), _per_pixel(-inverse_std * direction_with_x / count, x))
         by_x = by_x.view(x.shape[0], *x.shape[2:], x.shape[1]).permute(0, 3, 1, 2)
         by_gradient = _leaky_relu_backward(by_gradient, y, ctx.slope)
         return by_gradient, by_x, inverse_std * product, None, None, None, None
@@ -170,5 +171,5 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def _per_pixel(values: Tensor, x: Tensor) -> Tensor:
-    """C values → a row of :func:`_rows`: one value a channel multiplies faster so than broadcast."""
+    """C values → a row of :func:`_rows`; repeating them is faster than broadcasting over channels."""
     return values.to(x.dtype).repeat(x.shape[2] * x.shape[3])

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from blindsr.initialization import draw_parameters
-from KernelGANFKP.functions import batch_norm_leaky_relu, convolution
+from KernelGANFKP.functions import EPSILON, batch_norm_leaky_relu, convolution
 
 __all__ = ["Critic", "Discriminator", "LinearGenerator"]
 
@@ -13,7 +13,7 @@ __all__ = ["Critic", "Discriminator", "LinearGenerator"]
 class Critic(nn.Module):
     """Scores patches, without a bound: five 3×3 convolutions without padding (FKP, supplement).
 
-    All but the last are followed by batch norm, which takes off any bias before it, so they have none, and LeakyReLU.
+    All but the last have no bias, which the batch norm behind them would take off again; LeakyReLU follows.
 
     >>> Critic(torch.Generator().manual_seed(0))(torch.rand(2, 3, 27, 27)).shape
     torch.Size([2, 1, 17, 17])
@@ -21,21 +21,19 @@ class Critic(nn.Module):
     Args:
         generator: draws the weights: N(0, 0.02), those of the batch norms N(1, 0.02); the last bias as PyTorch does.
         channels: of the hidden layers.
-        layers: convolutions; each takes two pixels off height and width.
-        dtype: what the layers compute in, float32 or bfloat16; parameters are float32.
+        dtype: what the layers compute in: float32, bfloat16 (parameters are float32), or after ``.double()`` float64.
     """
 
     slope = 0.2
     """Of LeakyReLU."""
 
-    def __init__(
-        self, generator: torch.Generator, channels: int = 32, layers: int = 5, dtype: torch.dtype = torch.float32
-    ) -> None:
+    def __init__(self, generator: torch.Generator, channels: int = 32, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.dtype = dtype
-        inputs = [3, *[channels] * (layers - 2)]
+        inputs = (3, channels, channels, channels)
         self.hidden = nn.ModuleList(nn.Conv2d(count, channels, 3, bias=False) for count in inputs)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(channels, track_running_stats=False) for _ in inputs)
+        # Only their parameters are used.
+        self.norms = nn.ModuleList(nn.BatchNorm2d(channels, EPSILON, track_running_stats=False) for _ in inputs)
         self.last = nn.Conv2d(channels, 1, 3)
         draw_parameters(self.last, generator)
         for module in (*self.hidden, *self.norms, self.last):
@@ -44,7 +42,7 @@ class Critic(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, patches: Tensor) -> Tensor:
-        """N×3×p×p in [0, 1] → N×1×(p − 2·layers)×(p − 2·layers)."""
+        """N×3×p×p in [0, 1] → N×1×(p − 10)×(p − 10)."""
         x = (2 * patches - 1).to(self.dtype, memory_format=torch.channels_last)
         for hidden, norm in zip(self.hidden, self.norms, strict=True):
             x = convolution(x, hidden.weight.to(self.dtype))  # type: ignore[arg-type]

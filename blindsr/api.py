@@ -49,7 +49,7 @@ def super_resolve(
         periodic: whether the image goes on at the opposite border, as those of prepared data sets do.
         seed: of every random number.
         float32: all of USRNet in float32; without it, devices that gain from bfloat16 take that for the convolutions
-            inside.
+            inside. An ``estimator`` has a choice of its own.
         on_step: called with (iterations done, iterations in all, loss) by estimators that iterate, which the default
             one does not, and then with (steps done, steps in all, None) by USRNet.
 

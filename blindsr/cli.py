@@ -65,8 +65,8 @@ class EstimatorOptions:
     tile: Annotated[int | None, tyro.conf.arg(metavar="PIXELS")] = None
     """USRNet works in tiles of so many result pixels a side, 0 for none; without it, what the free memory allows."""
     float32: bool = False
-    """Compute all of USRNet and of KernelGANFKP's critic in float32. Without it, devices that gain from bfloat16 take
-    that for the layers inside, which with USRNet changed PSNR by at most 0.006 dB where it was measured."""
+    """Compute all of USRNet in float32. Without it, devices that gain from bfloat16 take that for the convolutions
+    inside, which changed PSNR by at most 0.006 dB where it was measured."""
     verbose: bool = False
     """Also draw each search, the kernel along the way and the losses, into <image>_search.png."""
     seed: int = 0

@@ -44,7 +44,7 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def gains_from_bfloat16(device: torch.device) -> bool:
-    """Whether convolutions in bfloat16 are faster there than in float32."""
+    """Whether convolutions and what goes with them are faster there in bfloat16 than in float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}

@@ -38,6 +38,7 @@ QUICK = {
     r"benchmarks/likelihood": "--scales 2",
     r"benchmarks/confidence": "--scales 2 --zooms 1 --groups 1 --held-out 1",
     r"benchmarks/variants": "--variants 'default preset' --scales 2 --photographs 1 --held-out 1",
+    r"benchmarks/critic": "--batch 2 --steps 1",
     r"benchmarks/estimators": "--methods KernelGAN-FKP --scales 2 --seeds 0 --pictures coins",
 }
 """What makes each command short: the first pattern found in it decides."""
