@@ -194,7 +194,8 @@ def estimate(
         if settings.iterations:
             inner, crop, notes = _inner(lr, settings)
             bfloat16 = lr.device.type == "cpu" and gains_from_bfloat16(lr.device) and not float32
-            critic = Critic(generator, dtype=torch.bfloat16 if bfloat16 else torch.float32).to(lr.device)
+            critic = Critic(generator, dtype=torch.bfloat16 if bfloat16 else torch.float32)
+            critic = critic.to(lr.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             # The critic's layers choose their own precision.
             with torch.autocast(lr.device.type, enabled=False):
                 kernel, converged = _search_fkp(inner, crop, settings, prior, critic, latent, generator, log)

@@ -39,7 +39,6 @@ class Critic(nn.Module):
         for module in (*self.hidden, *self.norms, self.last):
             mean = 0.0 if isinstance(module, nn.Conv2d) else 1.0
             nn.init.normal_(module.weight, mean, 0.02, generator=generator)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, patches: Tensor) -> Tensor:
         """N×3×p×p in [0, 1] → N×1×(p − 10)×(p − 10)."""

@@ -51,6 +51,8 @@ def main() -> int:
         "ours": Critic(torch.Generator().manual_seed(0)).to(device),
         "ours, bfloat16": Critic(torch.Generator().manual_seed(0), dtype=torch.bfloat16).to(device),
     }
+    for critic in critics.values():
+        critic.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     seconds: dict[str, list[float]] = {name: [] for name in critics}
     optimizers = {name: torch.optim.Adam(critic.parameters(), lr=5e-4) for name, critic in critics.items()}
     for _ in range(1 + options.steps):

@@ -40,7 +40,8 @@ def _to(module, device, memory_format=None):
             if value is not None:
                 part._parameters[name] = torch.nn.Parameter(value.detach().to(device), value.requires_grad)
         for name, value in part._buffers.items():
-            part._buffers[name] = value.to(device)
+            if value is not None:
+                part._buffers[name] = value.to(device)
     return module
 
 
