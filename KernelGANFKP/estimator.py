@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from blindsr.checks import (
     require_between,
@@ -25,19 +25,10 @@ from blindsr.estimation import Estimate, Estimator, OnStep, SearchLog
 from blindsr.kernels import centre, kernel_x4_from_x2, normalize
 from FKP import KernelPredictor, KernelPrior, SphericalAdam, Start, load_for_search
 from KernelGANFKP.crops import CropSampler, crop_probabilities, gradient_map, half_size
-from KernelGANFKP.losses import bicubic_loss, gradient_penalty, kernel_losses, post_process
+from KernelGANFKP.losses import bicubic_loss, kernel_losses, post_process, wasserstein_loss
 from KernelGANFKP.networks import Critic, Discriminator, LinearGenerator
 
-__all__ = [
-    "SMALLEST",
-    "GANSettings",
-    "KernelModel",
-    "Preset",
-    "critic_step",
-    "estimate",
-    "preset",
-    "pretrained_estimator",
-]
+__all__ = ["SMALLEST", "GANSettings", "KernelModel", "Preset", "estimate", "preset", "pretrained_estimator"]
 
 KernelModel = Literal["KernelGANFKP", "KernelGAN"]
 Preset = Literal["default", "prediction", "paper"]
@@ -176,32 +167,32 @@ def estimate(
     expected_error: float | None = None
     converged: bool | None = None
     notes: tuple[str, ...] = ()
-    if model == "KernelGAN":
-        inner, crop, notes = _inner(lr, settings)
-        kernel, converged = _search_kernelgan(inner, crop, settings, generator, log)
-    else:
-        if prior is None:
-            raise ValueError("KernelGANFKP needs a kernel prior")
-        if settings.start == "predicted":
-            if predictor is None:
-                raise ValueError('a start that is "predicted" needs a kernel predictor')
-            # The x4 kernel is the x2 kernel blurred by itself at twice the size: five times its covariance, in LR
-            # pixels 5/4 of what the x2 kernel has in its own.
-            prediction = predictor.predict(lr, 2, share=4 / 5 if scale_factor == 4 else 1)
-            latent, expected_error = prior.latent_for(prediction.kernel.to(lr.device)), prediction.expected_error
-        else:
-            latent = prior.initial_latent()
-        if settings.iterations:
+    # What computes in bfloat16 is chosen here, not by a caller's autocast.
+    with torch.autocast(lr.device.type, enabled=False):
+        if model == "KernelGAN":
             inner, crop, notes = _inner(lr, settings)
-            bfloat16 = lr.device.type == "cpu" and gains_from_bfloat16(lr.device) and not float32
-            critic = Critic(generator, dtype=torch.bfloat16 if bfloat16 else torch.float32)
-            critic = critic.to(lr.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-            # The critic's layers choose their own precision.
-            with torch.autocast(lr.device.type, enabled=False):
-                kernel, converged = _search_fkp(inner, crop, settings, prior, critic, latent, generator, log)
+            kernel, converged = _search_kernelgan(inner, crop, settings, generator, log)
         else:
-            kernel = prior.decode(latent.to(lr.device)).detach()
-            log.kernel(kernel)
+            if prior is None:
+                raise ValueError("KernelGANFKP needs a kernel prior")
+            if settings.start == "predicted":
+                if predictor is None:
+                    raise ValueError('a start that is "predicted" needs a kernel predictor')
+                # The x4 kernel is the x2 kernel blurred by itself at twice the size: five times its covariance, in LR
+                # pixels 5/4 of what the x2 kernel has in its own.
+                prediction = predictor.predict(lr, 2, share=4 / 5 if scale_factor == 4 else 1)
+                latent, expected_error = prior.latent_for(prediction.kernel.to(lr.device)), prediction.expected_error
+            else:
+                latent = prior.initial_latent()
+            if settings.iterations:
+                inner, crop, notes = _inner(lr, settings)
+                bfloat16 = lr.device.type == "cpu" and gains_from_bfloat16(lr.device) and not float32
+                critic = Critic(generator, dtype=torch.bfloat16 if bfloat16 else torch.float32)
+                critic = critic.to(lr.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+                kernel, converged = _search_fkp(inner, crop, settings, prior, critic, latent, generator, log)
+            else:
+                kernel = prior.decode(latent.to(lr.device)).detach()
+                log.kernel(kernel)
     if scale_factor == 4:
         kernel = normalize(centre(kernel_x4_from_x2(kernel), 4))
     return Estimate(
@@ -300,28 +291,6 @@ def _downsample(patches: Tensor, kernel: Tensor) -> Tensor:
     return flat.view(*patches.shape[:2], *flat.shape[-2:])
 
 
-def critic_step(
-    critic: nn.Module, optimizer: torch.optim.Optimizer, real: Tensor, fake: Tensor, share: float, penalty: float
-) -> tuple[Tensor, Tensor]:
-    """One step of WGAN-GP's critic.
-
-    Args:
-        real, fake: N×3×p×p in [0, 1].
-        share: interpolation factor of :func:`gradient_penalty`.
-        penalty: weight of the gradient penalty.
-
-    Returns:
-        The loss, and the margin: how much higher the real patches score.
-    """
-    weighted = penalty * gradient_penalty(critic, real, fake, share)
-    margin = critic(real).mean() - critic(fake).mean()
-    loss = weighted - margin
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
-    return loss.detach(), margin.detach()
-
-
 def _search_fkp(
     lr: Tensor,
     crop: int,
@@ -346,7 +315,10 @@ def _search_fkp(
         fake = _downsample(patches, kernel)
         for _ in range(settings.critic_steps):
             share = float(torch.rand((), generator=generator))
-            critic_loss, margin = critic_step(critic, critic_optimizer, real, fake.detach(), share, settings.penalty)
+            critic_loss, margin = wasserstein_loss(critic, real, fake.detach(), share, settings.penalty)
+            critic_optimizer.zero_grad(set_to_none=True)
+            critic_loss.backward()
+            critic_optimizer.step()
         # The critic does not move between the latent steps: they share its gradient.
         latent_optimizer.zero_grad(set_to_none=True)
         critic.requires_grad_(False)  # or its layers would form the gradients of their weights too
@@ -354,7 +326,7 @@ def _search_fkp(
         critic.requires_grad_(True)
         if settings.pull:
             distance = (kernel - start).square().sum() / start.square().sum()
-            loss = loss + settings.pull * margin.abs() * distance
+            loss = loss + settings.pull * margin.detach().abs() * distance
         loss.backward(inputs=[latent])
         if iteration >= settings.frozen_iterations:
             for _ in range(settings.latent_steps):

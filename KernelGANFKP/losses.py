@@ -13,6 +13,7 @@ __all__ = [
     "gradient_penalty",
     "kernel_losses",
     "post_process",
+    "wasserstein_loss",
 ]
 
 
@@ -26,6 +27,21 @@ def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, share: float
     between = (share * real + (1 - share) * fake).detach().requires_grad_()
     (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
     return (gradient.norm(2, dim=1) - 1).square().mean()
+
+
+def wasserstein_loss(
+    critic: nn.Module, real: Tensor, fake: Tensor, share: float, penalty: float
+) -> tuple[Tensor, Tensor]:
+    """WGAN-GP's loss of the critic, and the margin in it: how much higher the real patches score.
+
+    Args:
+        real, fake: N×3×p×p in [0, 1].
+        share: interpolation factor of :func:`gradient_penalty`.
+        penalty: weight of the gradient penalty.
+    """
+    weighted = penalty * gradient_penalty(critic, real, fake, share)
+    margin = critic(real).mean() - critic(fake).mean()
+    return weighted - margin, margin
 
 
 def boundary_weights(side: int) -> Tensor:

@@ -1,9 +1,11 @@
 """The critic and its twice differentiable layers, against PyTorch's own."""
 
 import dataclasses
+import importlib
 
 import pytest
 import torch
+from commands import REPOSITORY
 from torch import nn
 
 import KernelGANFKP.main
@@ -11,7 +13,7 @@ from blindsr.images import to_uint8, write_image
 from KernelGANFKP import estimator
 from KernelGANFKP.estimator import GANSettings, pretrained_estimator
 from KernelGANFKP.functions import batch_norm_leaky_relu, convolution
-from KernelGANFKP.losses import gradient_penalty
+from KernelGANFKP.losses import gradient_penalty, wasserstein_loss
 from KernelGANFKP.networks import Critic
 
 
@@ -32,13 +34,13 @@ def patches(critic):
     return [torch.rand(6, 3, 15, 15, generator=generator).to(critic.dtype) for _ in range(2)]
 
 
-def of_pytorch(critic):
-    """The same network of PyTorch's layers, which share ``critic``'s parameters."""
-    layers = []
-    for hidden, norm in zip(critic.hidden, critic.norms, strict=True):
-        layers += [hidden, norm, nn.LeakyReLU(critic.slope)]
-    network = nn.Sequential(*layers, critic.last)
-    return lambda x: network(2 * x - 1)
+@pytest.fixture
+def of_pytorch(critic, monkeypatch):
+    """The network of PyTorch's layers that the benchmark times ours against, with the same weights."""
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    network = importlib.import_module("critic").PyTorchsLayers(torch.Generator(), channels=8).to(critic.dtype)
+    network.load_state_dict(critic.state_dict())
+    return network
 
 
 def gradients(loss, critic):
@@ -52,22 +54,21 @@ def assert_close(first, second, name):
     assert float((first - second).abs().max()) <= tolerance * float(second.abs().max()), name
 
 
-def test_scores_and_gradients_are_those_of_pytorchs_layers(critic, patches):
-    def loss(network):
-        real, fake = patches
-        return 0.1 * gradient_penalty(network, real, fake, 0.3) - network(real).mean() + network(fake).mean()
-
-    mine, theirs = loss(critic), loss(of_pytorch(critic))
+def test_scores_and_gradients_are_those_of_pytorchs_layers(critic, of_pytorch, patches):
+    (mine, margin), (theirs, their_margin) = (
+        wasserstein_loss(each, *patches, 0.3, 0.1) for each in (critic, of_pytorch)
+    )
     assert_close(mine, theirs, "loss")
+    assert_close(margin, their_margin, "margin")
     for name, *pair in zip(
-        dict(critic.named_parameters()), gradients(mine, critic), gradients(theirs, critic), strict=True
+        dict(critic.named_parameters()), gradients(mine, critic), gradients(theirs, of_pytorch), strict=True
     ):
         assert_close(*pair, name)
 
 
-def test_the_penaltys_own_gradients_are_those_of_pytorchs_layers(critic, patches):
+def test_the_penaltys_own_gradients_are_those_of_pytorchs_layers(critic, of_pytorch, patches):
     mine = gradients(gradient_penalty(critic, *patches, 0.3), critic)
-    theirs = gradients(gradient_penalty(of_pytorch(critic), *patches, 0.3), critic)
+    theirs = gradients(gradient_penalty(of_pytorch, *patches, 0.3), of_pytorch)
     assert mine[-1] is None  # the last bias
     for name, first, second in zip(dict(critic.named_parameters()), mine, theirs, strict=True):
         if first is None or second is None:
@@ -105,7 +106,7 @@ def test_rounding_to_bfloat16_changes_gradients_less_than_the_draw_of_patches():
     def flat_gradients(dtype, real, fake):
         critic = Critic(torch.Generator().manual_seed(0), dtype=dtype)
         assert critic(real).dtype == torch.float32
-        loss = 0.1 * gradient_penalty(critic, real, fake, 0.3) - critic(real).mean() + critic(fake).mean()
+        loss, _ = wasserstein_loss(critic, real, fake, 0.3, 0.1)
         return torch.cat([gradient.flatten() for gradient in gradients(loss, critic)])
 
     batch = draw()
@@ -140,9 +141,15 @@ def test_bfloat16_is_for_devices_that_gain_and_can_be_declined(photograph, monke
         monkeypatch.setattr(estimator, "gains_from_bfloat16", lambda device, gains=gains: gains)
         for float32 in (False, True):
             found = pretrained_estimator(2, torch.device("cpu"), SHORT, float32=float32)
-            with torch.autocast("cpu", dtype=torch.bfloat16):  # a caller's own choice changes nothing
-                found(photograph, 2, seed=0)
+            found(photograph, 2, seed=0)
     assert [critic.dtype for critic in watched] == [torch.bfloat16, torch.float32, torch.float32, torch.float32]
+
+
+def test_a_callers_autocast_changes_nothing(photograph):
+    found = pretrained_estimator(2, torch.device("cpu"), SHORT, float32=True)
+    kernel = found(photograph, 2, seed=0).kernel
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(found(photograph, 2, seed=0).kernel, kernel)
 
 
 def test_the_critic_goes_on_learning(photograph, watched):
