@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Literal, TypeVar
@@ -123,7 +124,13 @@ def parse(options: type[Options], description: str, default: Options | None = No
     Args:
         options: a frozen dataclass whose field docstrings become the help.
         default: an instance whose values are the defaults instead of the class's.
+
+    Raises:
+        ValueError: an argument is empty; as a path it would be the current folder.
     """
+    for before, argument in pairwise(sys.argv):
+        if not argument or (argument.startswith("-") and argument.endswith("=")):
+            raise ValueError(f"{argument.rstrip('=') or before}: what follows it is empty; is a variable unset?")
     box = io.StringIO()
     try:
         with redirect_stderr(box):

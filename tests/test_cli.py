@@ -386,6 +386,11 @@ def test_wrong_options_are_one_line():
         refused(typed("DIPFKP", *arguments), arguments[0], "--help")
 
 
+def test_an_empty_argument_is_not_the_current_folder(own):
+    for option, arguments in (("-i", ["-i", ""]), ("-o", ["--real", "-o", ""]), ("--path-KP", ["--path-KP="])):
+        refused(typed("DIPFKP", *arguments, cwd=own), option, "empty")
+
+
 def test_presets_change_the_defaults_and_options_override_them():
     paper, default = (
         " ".join(typed("DIPFKP", *arguments, "--help").stdout.replace("│", " ").split())
