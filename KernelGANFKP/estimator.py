@@ -222,7 +222,9 @@ def pretrained_estimator(
     """:func:`estimate` with the weights that ``settings`` and ``model`` need, the shipped ones where none are named.
 
     Args:
-        settings: without them, the default :func:`preset`.
+        scale_factor: 2 or 4; what is returned serves both.
+        settings: without them, the default :func:`preset`; for photographs without a border that a degradation made,
+            give one with ``shave`` 0.
         float32: as in :func:`estimate`.
 
     Raises:
@@ -258,7 +260,7 @@ def _inner(lr: Tensor, settings: GANSettings) -> tuple[Tensor, int, tuple[str, .
     if min(height, width) < SMALLEST:
         raise ValueError(
             f"the picture ({width}×{height}) is too small: {SMALLEST} pixels are needed on each side; use a "
-            "larger one, or DIPFKP"
+            "larger one, or what needs no patches: --preset prediction or DIPFKP"
         )
     shave = min(settings.shave, (min(height, width) - SMALLEST) // 2)
     inner = lr[..., shave : height - shave, shave : width - shave]

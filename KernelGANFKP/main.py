@@ -49,6 +49,8 @@ def main() -> int:
     if peek_flag("--real"):
         settings = replace(settings, shave=0)
     options = parse(Options, __doc__ or "", Options(settings=settings))
+    if options.model == "KernelGAN":
+        options = replace(options, preset="paper")  # both names mean the same, so records have one
     if options.settings.iterations == 0 and options.model == "KernelGANFKP":
         names = [each.name for each in fields(settings) if each.name not in ("iterations", "start")]
         reason = "has no effect without a search (--iterations 0, as --preset prediction has it); leave it out"

@@ -61,7 +61,8 @@ def dataset_folder(dataset: str) -> Path:
         if dataset and folder.is_dir():
             return folder.resolve()
     raise FileNotFoundError(
-        f"{named}: no such dataset; put its HR pictures into {named / 'HR'} and run data/prepare_dataset.py"
+        f"{named}: no such dataset; put its HR pictures into {named / 'HR'} and run data/prepare_dataset.py "
+        "with your --model and --sf"
     )
 
 
@@ -95,7 +96,9 @@ def find_items(dataset: str, model: str, scale_factor: int) -> list[Item]:
 
     Raises:
         FileNotFoundError: there is no such dataset, or it was not prepared for this model and scale.
+        ValueError: KernelGANFKP at another scale than 2 and 4.
     """
+    _require_scale(model, scale_factor)
     folder = dataset_folder(dataset)
     lr_folder = folder / f"{model}_lr_x{scale_factor}"
     if not lr_folder.is_dir():
@@ -115,6 +118,13 @@ def find_items(dataset: str, model: str, scale_factor: int) -> list[Item]:
         )
         for lr in lr_paths
     ]
+
+
+def _require_scale(model: str, scale_factor: int) -> None:
+    if model == "KernelGANFKP" and scale_factor not in (2, 4):
+        raise ValueError(
+            f"--sf {scale_factor}: KernelGANFKP exists for 2 and, by the analytic x2 → x4 kernel, for 4 only"
+        )
 
 
 def input_items(paths: Sequence[Path]) -> list[Item]:
@@ -189,10 +199,7 @@ def prepare(
             ``overwrite``, an LR picture or a kernel is there that differs (an HR picture more or less changes the
             draws of all after it).
     """
-    if model == "KernelGANFKP" and scale_factor not in (2, 4):
-        raise ValueError(
-            f"--sf {scale_factor}: KernelGANFKP exists for 2 and, by the analytic x2 → x4 kernel, for 4 only"
-        )
+    _require_scale(model, scale_factor)
     if not 0 <= kernel_noise <= 1:
         raise ValueError(f"--noise-ker {kernel_noise}: must lie between 0 and 1")
     if not 0 <= image_noise <= 1:

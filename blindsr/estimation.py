@@ -46,9 +46,10 @@ class Estimate:
     expected_error: float | None = None
     """Error to expect of the kernel's covariance, relative to it (0.05 is good), where the estimator knows."""
     converged: bool | None = None
-    """Whether the kernel had come to rest when the search ended, where the estimator checks that."""
+    """Whether the kernel had come to rest when the search ended, where the estimator checks that; at rest, not right:
+    one that a pull holds at its start rests from the first iteration on."""
     path: list[tuple[int, Tensor]] = field(default_factory=list)
-    """The kernel along the search, from its start to its end, a dozen times at most: (iterations done, 1×1×k×k)."""
+    """The kernel along the search, its start and a dozen times more at most: (iterations done, 1×1×k×k)."""
     notes: tuple[str, ...] = ()
     """What a user should know of this estimate, a line each."""
 
@@ -116,5 +117,6 @@ class SearchLog:
     def kernel(self, kernel: Tensor, last: bool = False) -> None:
         """The kernel after the iterations done; kept if it is the ``last`` or its turn has come."""
         done = len(self.losses)
-        if (last or done % max(1, self.total // self.pictures) == 0) and not (self.path and self.path[-1][0] == done):
+        interval = max(1, math.ceil(self.total / self.pictures))
+        if (last or done % interval == 0) and not (self.path and self.path[-1][0] == done):
             self.path.append((done, kernel.detach().cpu().clone()))

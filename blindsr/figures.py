@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from blindsr.files import write_whole
@@ -78,6 +79,7 @@ def save_search(
         if min(min(values) for values in losses.values()) > 0:
             axis.set_yscale("log")
         axis.set_xlabel("iteration")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_ylabel("loss")
         if len(losses) > 1:
             axis.legend(fontsize=8)

@@ -157,6 +157,15 @@ def test_scales_that_kernelgan_lacks_are_one_line(tmp_path, sf):
     assert not (tmp_path / "out").exists()
 
 
+def test_kernelgans_two_preset_names_are_one(own):
+    photo = ["-i", own / "photo.png", "-o", own.parent / "out", "--SR", "--real", "--model", "KernelGAN"]
+    first = typed("KernelGANFKP", *photo, "--iterations", 2)
+    assert first.returncode == 0, first.stderr
+    again = typed("KernelGANFKP", *photo, "--iterations", 2, "--preset", "paper")
+    assert again.returncode == 0, again.stderr
+    assert "done before" in again.stdout
+
+
 def test_own_picture_from_another_folder_with_relative_paths(own):
     done = command("DIPFKP", "--SR", "--real", "--sf", 2, "-i", "own/photo.png", "-o", "out", *QUICK, cwd=own.parent)
     assert done.returncode == 0, done.stderr
@@ -479,6 +488,7 @@ def test_a_known_kernel_of_another_tool_is_used(tmp_path, photograph):
 def test_nonblind_command(tmp_path, own):
     refused(typed("NonblindSR"), "--train", "--evaluate", "--kernel")
     refused(typed("NonblindSR", "--train"), "--images")
+    refused(typed("NonblindSR", "--evaluate", "--model", "KernelGANFKP", "--sf", 3), "--sf 3", "for 4 only")
     refused(typed("NonblindSR", "--train", "--images", tmp_path / "absent"), "absent")
     done = command("NonblindSR", "--evaluate", "--sf", 4)
     assert done.returncode == 0, done.stderr

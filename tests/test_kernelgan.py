@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from blindsr.degradation import degrade
+from blindsr.estimation import SearchLog
 from blindsr.kernels import centre, centre_of_mass, gaussian_kernels, kernel_x4_from_x2, normalize
 from FKP import KernelPredictor, KernelPrior
 from FKP.predictor import Prediction
@@ -116,6 +117,21 @@ def test_a_flat_picture_is_cropped_everywhere():
     probabilities = crop_probabilities(energy, 20)
     assert probabilities.sum() == pytest.approx(1)
     assert probabilities.min() >= 0
+
+
+@pytest.mark.parametrize("total", [1, 12, 13, 20, 23, 150, 1000])
+def test_a_search_is_drawn_a_dozen_times_besides_its_start(total):
+    log = SearchLog(total, None, "")
+    log.kernel(torch.ones(1, 1, 3, 3))
+    for _ in range(total):
+        log.step(torch.tensor(1.0))
+        log.kernel(torch.ones(1, 1, 3, 3))
+    log.kernel(torch.ones(1, 1, 3, 3), last=True)
+    done = [iterations for iterations, _ in log.path]
+    assert done[0] == 0
+    assert done[-1] == total
+    assert min(total, 7) <= len(done) - 1 <= 12
+    assert done == sorted(set(done))
 
 
 @pytest.mark.parametrize("model", ["KernelGANFKP", "KernelGAN"])
