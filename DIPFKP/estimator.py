@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from blindsr.checks import require_between, require_choice, require_iterations_beyond_frozen, require_positive
 from blindsr.degradation import border, centre_crop, degrade
-from blindsr.devices import free_memory
+from blindsr.devices import fitting_layout, free_memory
 from blindsr.estimation import Estimate, Estimator, OnStep, SearchLog
 from blindsr.initialization import draw_parameters
 from blindsr.kernels import kernel_side
@@ -345,9 +345,10 @@ def _fit(
     height, width = ((length + 2 * outside) * scale_factor for length in lr.shape[-2:])
     network = ImagePrior(settings.channels, scales_for(height, width), settings.non_local, lr.shape[1])
     draw_parameters(network, generator)
-    network = network.to(lr.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layout = fitting_layout(lr.device)
+    network = network.to(lr.device, memory_format=layout)  # type: ignore[call-overload]
     noise = torch.rand(1, lr.shape[1], height, width, generator=generator) / 10
-    noise = noise.to(lr.device, memory_format=torch.channels_last)
+    noise = noise.to(lr.device, memory_format=layout)
     image_optimizer = partial(torch.optim.Adam, list(network.parameters()), lr=settings.image_rate, fused=True)
     optimizer = image_optimizer()
     for iteration in range(settings.iterations):

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-__all__ = ["DeviceName", "free_memory", "gains_from_bfloat16", "keep_freed_memory", "pick_device"]
+__all__ = ["DeviceName", "fitting_layout", "free_memory", "gains_from_bfloat16", "keep_freed_memory", "pick_device"]
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -49,6 +49,17 @@ def gains_from_bfloat16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def fitting_layout(device: torch.device) -> torch.memory_format:
+    """The memory layout in which wide convolutions on a whole picture are fitted fastest there.
+
+    Channels last, but for processors with AVX2 and without AVX-512: of their code for the gradient of the weights the
+    one for channels last takes four to five times as long as the other.
+    """
+    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    slow = capabilities.get("avx2") and not capabilities.get("avx512_f")
+    return torch.contiguous_format if slow else torch.channels_last
 
 
 def keep_freed_memory() -> None:

@@ -132,6 +132,23 @@ def test_a_picture_too_large_for_the_memory_is_told_before_the_search(blurred, p
     assert estimate(blurred[0], 2, prior=prior, settings=settings).image is None
 
 
+def test_the_layout_is_the_processors_and_changes_nothing(blurred, prior, monkeypatch):
+    layouts, images = [], []
+
+    def forward(self, noise, forward=ImagePrior.forward):
+        layouts.append(noise.is_contiguous(memory_format=torch.channels_last))
+        images.append(forward(self, noise))
+        return images[-1]
+
+    monkeypatch.setattr(ImagePrior, "forward", forward)
+    settings = dataclasses.replace(SHORT, iterations=5)
+    for avx512 in (True, False):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda avx512=avx512: {"avx2": True, "avx512_f": avx512})
+        estimate(blurred[0], 2, prior=prior, settings=settings)
+    assert layouts == [True] * 5 + [False] * 5
+    assert torch.allclose(images[0], images[5], atol=1e-5)  # before Adam, whose first steps follow signs alone
+
+
 @pytest.mark.parametrize("model", ["DIPSoftmax", "DoubleDIP"])
 def test_baselines_move_their_kernel(blurred, model):
     found = estimate(blurred[0], 2, model=model, settings=SHORT)
