@@ -53,7 +53,7 @@ def main() -> int:
         else:
             failed += 1
             tqdm.write(f"error: {error}", file=sys.stderr)
-    print(f"{done} LR pictures in {folder / f'{options.model}_lr_x{options.sf}'}")
+    print(f"{done} LR picture{'s' * (done != 1)} in {folder / f'{options.model}_lr_x{options.sf}'}")
     return 2 if failed else 0
 
 
