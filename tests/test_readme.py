@@ -33,12 +33,14 @@ QUICK = {
     r"cd FKP && python main.py --train": "--epochs 1 --kernels-per-epoch 200 -o {tmp}/out",
     r"train_predictor": "--steps 1 --crops 16 --pixels 1024 --held-out 1 -o {tmp}/out",
     r"prepare_dataset": "",
+    r"benchmarks/set5.*--preset paper": "--scales 4 --seeds 0 --preset search",  # a thousand iterations otherwise
     r"benchmarks/set5": "--scales 4 --seeds 0",
     r"benchmarks/nonblind": "--scales 4 --pictures chelsea",
     r"benchmarks/likelihood": "--scales 2",
     r"benchmarks/confidence": "--scales 2 --zooms 1 --groups 1 --held-out 1",
     r"benchmarks/variants": "--variants 'default preset' --scales 2 --photographs 1 --held-out 1",
     r"benchmarks/critic": "--batch 2 --steps 1",
+    r"benchmarks/image_prior": "--sides 32 --steps 1",
     r"benchmarks/estimators": "--methods KernelGAN-FKP --scales 2 --seeds 0 --pictures coins",
 }
 """What makes each command short: the first pattern found in it decides."""
