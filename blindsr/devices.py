@@ -55,7 +55,7 @@ def fitting_layout(device: torch.device) -> torch.memory_format:
     """The memory layout in which wide convolutions on a whole picture are fitted fastest there.
 
     Channels last, but for processors with AVX2 and without AVX-512: of their code for the gradient of the weights the
-    one for channels last takes four to five times as long as the other.
+    one for channels last takes three to five times as long as the other (layers of 32 to 128 channels, on an EPYC).
     """
     capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     slow = capabilities.get("avx2") and not capabilities.get("avx512_f")

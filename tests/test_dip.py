@@ -136,7 +136,8 @@ def test_the_layout_is_the_processors_and_changes_nothing(blurred, prior, monkey
     layouts, images = [], []
 
     def forward(self, noise, forward=ImagePrior.forward):
-        layouts.append(noise.is_contiguous(memory_format=torch.channels_last))
+        both = noise, self.ups[0][1][0].weight
+        layouts.append([tensor.is_contiguous(memory_format=torch.channels_last) for tensor in both])
         images.append(forward(self, noise))
         return images[-1]
 
@@ -145,8 +146,17 @@ def test_the_layout_is_the_processors_and_changes_nothing(blurred, prior, monkey
     for avx512 in (True, False):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda avx512=avx512: {"avx2": True, "avx512_f": avx512})
         estimate(blurred[0], 2, prior=prior, settings=settings)
-    assert layouts == [True] * 5 + [False] * 5
+    assert layouts == [[True, True]] * 5 + [[False, False]] * 5
     assert torch.allclose(images[0], images[5], atol=1e-5)  # before Adam, whose first steps follow signs alone
+
+
+def test_the_papers_search_runs(blurred, prior):
+    settings = dataclasses.replace(preset("paper"), iterations=8, ssim_iterations=5, frozen_iterations=4)
+    found = estimate(blurred[0], 2, prior=prior, settings=settings, want_image=True)
+    assert len(found.losses) == 8
+    assert found.moved > 0
+    assert float(found.kernel.sum()) == pytest.approx(1, abs=1e-5)
+    assert found.image.shape[-2:] == tuple(2 * side for side in blurred[0].shape[-2:])
 
 
 @pytest.mark.parametrize("model", ["DIPSoftmax", "DoubleDIP"])
