@@ -19,7 +19,8 @@ from blindsr.estimation import Estimate, Estimator, OnStep, SearchLog
 from blindsr.initialization import draw_parameters
 from blindsr.kernels import kernel_side
 from DIPFKP.network import ImagePrior, scales_for
-from FKP import KernelPredictor, KernelPrior, SphericalAdam, Start, load_for_search
+from FKP import KernelPrior, SphericalAdam
+from KernelPredictor import KernelPredictor, Start
 
 __all__ = [
     "DIPSettings",
@@ -306,7 +307,9 @@ def pretrained_estimator(
     _require_search(settings, model)
     prior = predictor = None
     if model == "DIPFKP":
-        prior, predictor = load_for_search(scale_factor, settings.start, device, path_prior, path_predictor)
+        prior = KernelPrior.from_pretrained(scale_factor, path_prior).to(device)
+        if settings.start == "predicted":
+            predictor = KernelPredictor.from_pretrained(path_predictor).to(device)
     return partial(estimate, prior=prior, predictor=predictor, settings=settings, model=model, want_image=want_image)
 
 

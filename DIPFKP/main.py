@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
+from blindsr.batch.cli import SearchOptions, parse, peek, peek_flag, run, run_estimator
 from blindsr.checks import require_unchanged
-from blindsr.cli import SearchOptions, parse, peek, peek_flag, run, run_estimator
 from blindsr.devices import pick_device
 from DIPFKP.estimator import DIPSettings, KernelModel, Preset, preset, pretrained_estimator
 from NonblindSR.tiling import pretrained_nonblind

@@ -8,7 +8,7 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from blindsr.cli import parse, run
+from blindsr.batch.cli import parse, run
 from blindsr.devices import DeviceName, pick_device
 from blindsr.figures import save_kernel_grid
 from blindsr.paths import DATA, pretrained_path

@@ -23,10 +23,11 @@ from blindsr.checks import (
 from blindsr.devices import gains_from_bfloat16
 from blindsr.estimation import Estimate, Estimator, OnStep, SearchLog
 from blindsr.kernels import centre, kernel_x4_from_x2, normalize
-from FKP import KernelPredictor, KernelPrior, SphericalAdam, Start, load_for_search
+from FKP import KernelPrior, SphericalAdam
 from KernelGANFKP.crops import CropSampler, crop_probabilities, gradient_map, half_size
 from KernelGANFKP.losses import bicubic_loss, kernel_losses, post_process, wasserstein_loss
 from KernelGANFKP.networks import Critic, Discriminator, LinearGenerator
+from KernelPredictor import KernelPredictor, Start
 
 __all__ = ["SMALLEST", "GANSettings", "KernelModel", "Preset", "estimate", "preset", "pretrained_estimator"]
 
@@ -235,7 +236,9 @@ def pretrained_estimator(
     _require_possible(scale_factor, settings, model)
     prior = predictor = None
     if model == "KernelGANFKP":
-        prior, predictor = load_for_search(2, settings.start, device, path_prior, path_predictor)
+        prior = KernelPrior.from_pretrained(2, path_prior).to(device)
+        if settings.start == "predicted":
+            predictor = KernelPredictor.from_pretrained(path_predictor).to(device)
     return partial(estimate, prior=prior, predictor=predictor, settings=settings, model=model, float32=float32)
 
 

@@ -11,8 +11,8 @@ from typing import Annotated, Literal, get_args
 
 import tyro
 
+from blindsr.batch.cli import SearchOptions, parse, peek, peek_flag, run, run_estimator
 from blindsr.checks import require_unchanged
-from blindsr.cli import SearchOptions, parse, peek, peek_flag, run, run_estimator
 from blindsr.devices import pick_device
 from KernelGANFKP.estimator import GANSettings, KernelModel, Preset, preset, pretrained_estimator
 from NonblindSR.tiling import pretrained_nonblind

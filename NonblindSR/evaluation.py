@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from blindsr.datasets import Item
+from blindsr.batch.inputs import Item
 from blindsr.degradation import modcrop
 from blindsr.images import read_image, read_kernel, to_uint8
 from blindsr.kernels import from_kernelgan, normalize

@@ -11,12 +11,13 @@ from typing import Annotated, Literal
 import tyro
 from torch import Tensor
 
-from blindsr.cli import EstimatorOptions, parse, run, run_estimator, training_bar
-from blindsr.datasets import find_items
+from blindsr.batch.cli import EstimatorOptions, parse, run, run_estimator, training_bar
+from blindsr.batch.inputs import find_items
 from blindsr.devices import DeviceName, pick_device
 from blindsr.estimation import Estimate, OnStep
 from blindsr.paths import RUNS
-from blindsr.training import read_photographs, training_device
+from blindsr.training.loop import training_device
+from blindsr.training.photographs import read_photographs
 from NonblindSR.evaluation import evaluate, read_known_kernel
 from NonblindSR.tiling import pretrained_nonblind
 from NonblindSR.training import TrainingSettings, train

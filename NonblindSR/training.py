@@ -15,7 +15,8 @@ from blindsr.checks import require_between, require_positive
 from blindsr.degradation import add_noise, centre_crop, degrade, modcrop, quantize
 from blindsr.devices import gains_from_bfloat16
 from blindsr.kernels import kernel_side, normalize, random_kernels, random_motion_kernels
-from blindsr.training import OnValidation, Schedule, fit, hold_out, process_count
+from blindsr.training.loop import OnValidation, Schedule, fit, process_count
+from blindsr.training.photographs import hold_out
 from NonblindSR.evaluation import score
 from NonblindSR.usrnet import HyPaNet, USRNet
 

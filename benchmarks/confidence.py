@@ -16,12 +16,12 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor
 
-from blindsr.cli import parse, run
+from blindsr.batch.cli import parse, run
 from blindsr.degradation import centre_crop, degrade, modcrop, quantize
 from blindsr.kernels import gaussian_kernels, kernel_side, variance_range
-from blindsr.training import hold_out, read_photographs
-from FKP import KernelPredictor
-from FKP.predictor import PIXEL_VARIANCE
+from blindsr.training.photographs import hold_out, read_photographs
+from KernelPredictor import KernelPredictor
+from KernelPredictor.predictor import PIXEL_VARIANCE
 
 SIDE = 320
 
@@ -56,7 +56,7 @@ def errors(
 
 
 def log_covariance(kernel: Tensor, scale_factor: int) -> Tensor:
-    """log(Σ/s² + I/12), 2×2, of a 1×1×k×k kernel, as :func:`FKP.predictor.to_log_covariance` has it of variances."""
+    """log(Σ/s² + I/12), 2×2, of a 1×1×k×k kernel, as ``to_log_covariance`` has it of variances."""
     offsets = torch.arange(kernel.shape[-1], dtype=torch.float64) - (kernel.shape[-1] - scale_factor) / 2
     grid = torch.stack(torch.meshgrid(offsets, offsets, indexing="ij")).flatten(1)
     covariance = (grid * kernel.double().flatten()) @ grid.T

@@ -21,8 +21,8 @@ from torch import Tensor
 
 import DIPFKP.estimator
 import KernelGANFKP.estimator
-from blindsr.cli import parse, run
-from blindsr.datasets import find_items, prepare
+from blindsr.batch.cli import parse, run
+from blindsr.batch.inputs import find_items
 from blindsr.degradation import centre_crop
 from blindsr.devices import pick_device
 from blindsr.estimation import Estimator
@@ -30,6 +30,7 @@ from blindsr.images import write_image
 from blindsr.kernels import as_kernel
 from blindsr.metrics import kernel_psnr
 from blindsr.paths import RUNS
+from data.prepare_dataset import prepare_for
 from KernelGANFKP.estimator import KernelModel, preset
 from logbook import measured
 from NonblindSR.evaluation import read_example, score
@@ -82,7 +83,7 @@ def examples(scale_factor: int) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
             pixels = pixels.unsqueeze(-1).expand(*pixels.shape, 3) if pixels.ndim == 2 else pixels
             pixels = centre_crop(pixels.permute(2, 0, 1), 512).permute(1, 2, 0)
             write_image(folder / "HR" / f"{photograph}.png", pixels.numpy())
-        for _, problem in prepare(folder, "KernelGANFKP", scale_factor):
+        for _, problem in prepare_for(folder, "KernelGANFKP", scale_factor):
             assert problem is None, problem
         items = find_items(name, "KernelGANFKP", scale_factor)
         return {item.name: read_example(item, scale_factor) for item in items}

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy.typing as npt
 
-from blindsr.cli import parse, run
+from blindsr.batch.cli import parse, run
+from blindsr.batch.records import RECORDS, read_records
 from blindsr.images import read_image, read_kernel, to_uint8, write_image
 from blindsr.paths import DATA
-from blindsr.records import RECORDS, read_records
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ARGUMENTS = {

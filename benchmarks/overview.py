@@ -9,8 +9,8 @@ from pathlib import Path
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 
-from blindsr.cli import parse, run
-from blindsr.datasets import find_items
+from blindsr.batch.cli import parse, run
+from blindsr.batch.inputs import find_items
 from blindsr.degradation import modcrop
 from blindsr.images import read_image, read_kernel, to_uint8
 from blindsr.paths import DATA

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from blindsr.cli import parse, run
-from blindsr.datasets import find_items
+from blindsr.batch.cli import parse, run
+from blindsr.batch.inputs import find_items
+from blindsr.batch.run import process
 from blindsr.devices import pick_device
-from blindsr.pipeline import process
 from DIPFKP.estimator import Preset, preset, pretrained_estimator
 from logbook import in_own_process
 from NonblindSR.tiling import pretrained_nonblind

@@ -21,13 +21,13 @@ import tyro
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from blindsr.cli import parse, run
+from blindsr.batch.cli import parse, run
 from blindsr.degradation import centre_crop, degrade, modcrop, quantize
 from blindsr.devices import pick_device
 from blindsr.kernels import random_kernels
 from blindsr.metrics import kernel_psnr
 from blindsr.paths import RUNS
-from blindsr.training import hold_out, read_photographs
+from blindsr.training.photographs import hold_out, read_photographs
 from DIPFKP.estimator import preset, pretrained_estimator
 from logbook import measured
 from NonblindSR.evaluation import score

@@ -11,7 +11,7 @@ from torch import Tensor
 from blindsr.devices import DeviceName, pick_device
 from blindsr.estimation import Estimate, Estimator, OnStep
 from blindsr.kernels import SCALE_FACTORS, as_kernel, normalize
-from blindsr.pipeline import restore
+from blindsr.restoration import restore
 
 __all__ = ["super_resolve"]
 

@@ -89,7 +89,7 @@ def save_search(
 
 
 def save_training_log(path: Path, log: list[dict[str, Any]], score: str) -> None:
-    """Draw loss and scores against steps, from the entries of :data:`blindsr.training.OnValidation`.
+    """Draw loss and scores against steps, from the entries of :data:`blindsr.training.loop.OnValidation`.
 
     Args:
         score: what the scores are, with their unit.

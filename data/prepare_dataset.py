@@ -1,14 +1,24 @@
 """Make the LR pictures and blur kernels of a dataset from its HR pictures (data/datasets/<name>/HR)."""
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import tyro
+from torch import Tensor
 from tqdm import tqdm
 
-from blindsr.cli import parse, run
-from blindsr.datasets import DataModel, dataset_folder, prepare
+from blindsr.batch.cli import parse, run
+from blindsr.batch.inputs import dataset_folder
+from blindsr.batch.prepare import prepare
+from blindsr.kernels import centre, kernel_side, kernel_x4_from_x2, random_kernels_numpy, variance_range
+
+DataModel = Literal["DIPFKP", "KernelGANFKP"]
+"""Whose test kernels: they differ in size and range (KernelGAN's x4 kernels follow from x2 ones)."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +41,45 @@ class Options:
     """Replace LR pictures and kernels that are there and differ; without it they are left alone."""
 
 
+def dipfkp_kernel(rng: np.random.RandomState, scale_factor: int, noise: float) -> Tensor:
+    """A test kernel of DIP-FKP, 1×1×k×k float64 (FKP, section 4.1)."""
+    return random_kernels_numpy(rng, scale_factor, kernel_side(scale_factor), variance_range(scale_factor), noise)
+
+
+def kernelganfkp_kernel(rng: np.random.RandomState, scale_factor: int, noise: float) -> Tensor:
+    """A test kernel of KernelGAN-FKP: of x2, or the x4 one that follows from it; 1×1×k×k float64."""
+    kernel = random_kernels_numpy(rng, 2, 11, (0.35, 5.0), noise)
+    return kernel if scale_factor == 2 else centre(kernel_x4_from_x2(kernel), 4)
+
+
+def prepare_for(
+    folder: Path, model: DataModel, scale_factor: int, kernel_noise: float = 0.0, **options: Any
+) -> Iterator[tuple[Path, str | None]]:
+    """:func:`blindsr.batch.prepare.prepare` with the kernels of one model's published test sets.
+
+    Args:
+        kernel_noise: level of the multiplicative noise on the kernel, 0 to 1.
+
+    Raises:
+        ValueError: the model does not have this scale factor, or the noise level is out of range.
+    """
+    if model == "KernelGANFKP" and scale_factor not in (2, 4):
+        raise ValueError(
+            f"--sf {scale_factor}: KernelGANFKP exists for 2 and, by the analytic x2 → x4 kernel, for 4 only"
+        )
+    if not 0 <= kernel_noise <= 1:
+        raise ValueError(f"--noise-ker {kernel_noise}: must lie between 0 and 1")
+    draw = dipfkp_kernel if model == "DIPFKP" else kernelganfkp_kernel
+    draw_kernel = partial(draw, scale_factor=scale_factor, noise=kernel_noise)
+    yield from prepare(folder, model, scale_factor, draw_kernel, **options)
+
+
 def main() -> int:
     options = parse(Options, __doc__ or "")
     folder = dataset_folder(options.dataset)
     done = failed = 0
     for _, error in tqdm(
-        prepare(
+        prepare_for(
             folder,
             options.model,
             options.sf,

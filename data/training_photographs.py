@@ -16,7 +16,7 @@ import tyro
 from PIL import Image
 from tqdm import tqdm
 
-from blindsr.cli import parse, run
+from blindsr.batch.cli import parse, run
 
 MATE = [
     "Aqua",

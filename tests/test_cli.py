@@ -16,7 +16,7 @@ import torch
 from commands import REPOSITORY, command, refused, typed
 
 import KernelGANFKP.main
-from blindsr.cli import EstimatorOptions, _describe
+from blindsr.batch.cli import EstimatorOptions, _describe
 from blindsr.degradation import degrade
 from blindsr.devices import gains_from_bfloat16
 from blindsr.kernels import random_kernels
@@ -67,7 +67,7 @@ def test_the_default_preset_searches_nothing(tmp_path, own):
 
 
 def test_the_bar_counts_a_search_and_then_usrnets_tiles(own, monkeypatch):
-    monkeypatch.setattr("blindsr.cli.RARELY", 0)  # draw every step
+    monkeypatch.setattr("blindsr.batch.cli.RARELY", 0)  # draw every step
     photo = ["-i", own / "photo.png", "-o", own.parent / "out", "--real", "--SR", "--tile", 64]
     done = typed(
         "DIPFKP", *photo, "--preset", "search", "--iterations", 3, "--ssim-iterations", 1, "--frozen-iterations", 1
@@ -307,7 +307,7 @@ def test_an_interruption_is_one_whatever_it_breaks_into(own, meanwhile):
     script = f"""
 import signal
 from pathlib import Path
-from blindsr.cli import EstimatorOptions, run, run_estimator
+from blindsr.batch.cli import EstimatorOptions, run, run_estimator
 
 def estimator(lr, scale_factor, *, seed, on_step):
     try:
@@ -451,13 +451,13 @@ def test_prior_command(tmp_path):
 
 
 def test_predictor_command(tmp_path):
-    refused(typed("FKP", "--images", tmp_path / "absent", script="train_predictor.py"), "absent")
+    refused(typed("KernelPredictor", "--train", "--images", tmp_path / "absent"), "absent")
     photo = REPOSITORY / "data/datasets/Test/HR/chelsea.png"
     (tmp_path / "photos").mkdir()
     for name in ("a.png", "b.png"):
         shutil.copy(photo, tmp_path / "photos" / name)
     arguments = ["--images", tmp_path / "photos", "--steps", 2, "--crops", 16, "--pixels", 1024, "--held-out", 1]
-    done = command("FKP", *arguments, "-o", tmp_path / "run", script="train_predictor.py")
+    done = command("KernelPredictor", "--train", *arguments, "-o", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     weights = tmp_path / "run" / "kernel_predictor.pth"
     assert str(weights) in done.stdout

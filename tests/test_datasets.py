@@ -5,8 +5,9 @@ import cv2
 import numpy as np
 import pytest
 
-from blindsr.datasets import find_items, input_items, prepare
+from blindsr.batch.inputs import find_items, input_items
 from blindsr.images import read_image, read_kernel, to_uint8
+from data.prepare_dataset import prepare_for as prepare
 
 
 @pytest.mark.parametrize("scale_factor", [2, 3, 4])

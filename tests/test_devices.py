@@ -14,8 +14,9 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import DIPFKP.estimator as dip
 import KernelGANFKP.estimator as gan
-from blindsr.pipeline import restore
-from FKP import KernelPredictor, KernelPrior
+from blindsr.restoration import restore
+from FKP import KernelPrior
+from KernelPredictor import KernelPredictor
 from NonblindSR.tiling import tiled_sr
 from NonblindSR.usrnet import USRNet
 

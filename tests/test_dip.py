@@ -10,7 +10,8 @@ from blindsr.kernels import gaussian_kernels, kernel_side
 from blindsr.metrics import kernel_psnr
 from DIPFKP.estimator import DIPSettings, estimate, preset, ssim, textured_crop
 from DIPFKP.network import ImagePrior, scales_for
-from FKP import KernelPredictor, KernelPrior
+from FKP import KernelPrior
+from KernelPredictor import KernelPredictor
 
 SHORT = DIPSettings(
     iterations=20,

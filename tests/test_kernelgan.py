@@ -7,12 +7,13 @@ import torch
 from blindsr.degradation import degrade
 from blindsr.estimation import SearchLog
 from blindsr.kernels import centre, centre_of_mass, gaussian_kernels, kernel_x4_from_x2, normalize
-from FKP import KernelPredictor, KernelPrior
-from FKP.predictor import Prediction
+from FKP import KernelPrior
 from KernelGANFKP.crops import CropSampler, crop_probabilities, gradient_map, half_size
 from KernelGANFKP.estimator import GANSettings, estimate, preset, pretrained_estimator
 from KernelGANFKP.losses import bicubic_loss, boundary_weights, gradient_penalty, kernel_losses, post_process
 from KernelGANFKP.networks import Critic, Discriminator, LinearGenerator
+from KernelPredictor import KernelPredictor
+from KernelPredictor.predictor import Prediction
 
 SHORT = GANSettings(iterations=4, batch=8, shave=0)
 

@@ -18,11 +18,11 @@ import pytest
 import scipy.io
 import torch
 
-from blindsr.cli import EstimatorOptions, run_estimator
+from blindsr.batch.cli import EstimatorOptions, run_estimator
+from blindsr.batch.records import RECORDS
 from blindsr.estimation import Estimate
 from blindsr.images import read_image
 from blindsr.paths import DATA
-from blindsr.records import RECORDS
 from DIPFKP.estimator import DIPSettings
 from DIPFKP.estimator import estimate as dip
 from FKP import KernelPrior
@@ -71,7 +71,7 @@ def context():
     if "forkserver" not in multiprocessing.get_all_start_methods():
         pytest.skip("needs fork")
     context = multiprocessing.get_context("forkserver")
-    modules = ["blindsr.cli", "DIPFKP.estimator", "KernelGANFKP.estimator", "matplotlib.backends.backend_agg"]
+    modules = ["blindsr.batch.cli", "DIPFKP.estimator", "KernelGANFKP.estimator", "matplotlib.backends.backend_agg"]
     context.set_forkserver_preload(["pytest", *modules])
     return context
 

@@ -12,10 +12,11 @@ from blindsr.kernels import gaussian_kernels, kernel_side, random_kernels, varia
 from blindsr.metrics import kernel_psnr
 from blindsr.paths import pretrained_path
 from DIPFKP.estimator import DIPSettings, estimate
-from FKP import KernelPredictor, KernelPrior
-from FKP import predictor as predicting
-from FKP.predictor import NARROWING, TILE, TILES, _textured_tiles, from_log_covariance, to_log_covariance
-from FKP.predictor_training import CropSource, PredictorSettings, negative_log_likelihood, train_predictor
+from FKP import KernelPrior
+from KernelPredictor import KernelPredictor
+from KernelPredictor import predictor as predicting
+from KernelPredictor.predictor import NARROWING, TILE, TILES, _textured_tiles, from_log_covariance, to_log_covariance
+from KernelPredictor.training import CropSource, PredictorSettings, laplace_loss, train
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +221,7 @@ def test_crops_are_the_degraded_photographs(photos):
 def test_likelihood_is_best_at_the_truth_with_the_right_width():
     target = torch.tensor([[0.3, -0.2, 0.1]])
     wrong = target + torch.tensor([[0.1, 0.0, 0.0]])
-    loss = lambda entries, log_error: float(negative_log_likelihood(entries, torch.tensor([log_error]), target))  # noqa: E731
+    loss = lambda entries, log_error: float(laplace_loss(entries, torch.tensor([log_error]), target))  # noqa: E731
     assert loss(target, -2.0) < loss(wrong, -2.0)
     assert loss(wrong, math.log(0.05)) < min(loss(wrong, math.log(0.005)), loss(wrong, math.log(0.5)))
 
@@ -228,19 +229,17 @@ def test_likelihood_is_best_at_the_truth_with_the_right_width():
 def test_a_resumed_training_is_exactly_the_unbroken_one(tmp_path, photos, resumes_exactly):
     cpu = torch.device("cpu")
     scores = []
-    whole = train_predictor(
-        photos, SHORT, tmp_path / "whole", cpu, on_validation=lambda e: scores.append(e["scores"])
-    )
+    whole = train(photos, SHORT, tmp_path / "whole", cpu, on_validation=lambda e: scores.append(e["scores"]))
     assert [sorted(score) for score in scores] == [[2, 3]] * 3
 
-    resumes_exactly(partial(train_predictor, photos, SHORT), whole, tmp_path / "part")
+    resumes_exactly(partial(train, photos, SHORT), whole, tmp_path / "part")
     KernelPredictor.from_pretrained(tmp_path / "part" / "kernel_predictor.pth")
 
 
 def test_a_further_stage_starts_from_the_weights_given(tmp_path, photos):
     weights = pretrained_path("kernel_predictor.pth")
     gentle = replace(SHORT, steps=1, learning_rate=1e-9, muon_rate=1e-9)
-    trained = train_predictor(photos, gentle, tmp_path, torch.device("cpu"), start=weights)
+    trained = train(photos, gentle, tmp_path, torch.device("cpu"), start=weights)
     shipped = KernelPredictor.from_pretrained(weights)
     for a, b in zip(shipped.parameters(), trained.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
@@ -250,7 +249,7 @@ def test_training_lowers_the_error(tmp_path, photos):
     settings = {"crops": (24,), "pixels": 4608, "scales": (2,), "held_out": 1, "warmup": 5, "noisy": 0.0}
     scores = []
     for steps in (1, 60):
-        train_predictor(
+        train(
             photos,
             PredictorSettings(steps=steps, **settings),
             tmp_path,

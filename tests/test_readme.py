@@ -31,7 +31,7 @@ QUICK = {
     r"cd NonblindSR .*--kernel": "-o {tmp}/out",
     r"cd NonblindSR .*--train": "--steps 1 --batch 2 --patch 24 --held-out 1 --scales 2 -o {tmp}/out",
     r"cd FKP && python main.py --train": "--epochs 1 --kernels-per-epoch 200 -o {tmp}/out",
-    r"train_predictor": "--steps 1 --crops 16 --pixels 1024 --held-out 1 -o {tmp}/out",
+    r"cd KernelPredictor": "--steps 1 --crops 16 --pixels 1024 --held-out 1 -o {tmp}/out",
     r"prepare_dataset": "",
     r"benchmarks/set5.*--preset paper": "--scales 4 --seeds 0 --preset search",  # a thousand iterations otherwise
     r"benchmarks/set5": "--scales 4 --seeds 0",

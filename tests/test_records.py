@@ -14,11 +14,11 @@ import pytest
 import scipy.io
 import torch
 
-from blindsr.cli import EstimatorOptions, run_estimator
-from blindsr.datasets import Item, find_items, input_items
+from blindsr.batch.cli import EstimatorOptions, run_estimator
+from blindsr.batch.inputs import Item, find_items, input_items
+from blindsr.batch.records import RECORDS, UNFINISHED, Record, Records, hash_inputs, read_records
+from blindsr.batch.run import CURVE, process
 from blindsr.estimation import Estimate
-from blindsr.pipeline import CURVE, process
-from blindsr.records import RECORDS, UNFINISHED, Record, Records, hash_inputs, read_records
 
 
 class Quick:
@@ -43,8 +43,8 @@ def figures_take_no_time(monkeypatch):
     def draw(path, *arguments):
         path.write_bytes(b"drawn")
 
-    monkeypatch.setattr("blindsr.pipeline.save_kernel_comparison", draw)
-    monkeypatch.setattr("blindsr.pipeline.save_search", draw)
+    monkeypatch.setattr("blindsr.batch.run.save_kernel_comparison", draw)
+    monkeypatch.setattr("blindsr.batch.run.save_search", draw)
 
 
 @pytest.fixture
@@ -280,7 +280,7 @@ def test_a_full_disk_fails_one_picture_and_is_resumed(options, monkeypatch):
         left[0] -= 1
         return write(descriptor, line[:50] if left[0] == 0 else line)
 
-    monkeypatch.setattr("blindsr.records.os.write", full)
+    monkeypatch.setattr("blindsr.batch.records.os.write", full)
     assert batch(options) == (2, 3)
     monkeypatch.undo()
     assert (options.output_dir / RECORDS).read_bytes().count(b"finished") == 2

@@ -3,13 +3,13 @@ import math
 import pytest
 import torch
 
-from blindsr.datasets import Item
+from blindsr.batch.inputs import Item
+from blindsr.batch.run import process
 from blindsr.degradation import degrade
 from blindsr.devices import free_memory
 from blindsr.estimation import Estimate
 from blindsr.images import read_image, to_uint8, write_image
 from blindsr.kernels import gaussian_kernels, kernel_side, random_kernels, random_motion_kernels, variance_range
-from blindsr.pipeline import process
 from NonblindSR import tiling
 from NonblindSR.tiling import pretrained_nonblind, tiled_sr
 from NonblindSR.usrnet import ResUNet, USRNet

@@ -10,7 +10,7 @@ import scipy.ndimage
 import torch
 from skimage.registration import phase_cross_correlation
 
-from blindsr.datasets import find_items
+from blindsr.batch.inputs import find_items
 from blindsr.degradation import degrade
 from blindsr.images import write_kernel
 from blindsr.kernels import random_kernels

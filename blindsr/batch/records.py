@@ -13,14 +13,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from blindsr.datasets import Item
+from blindsr.batch.inputs import Item
 
 __all__ = ["ENDINGS", "RECORDS", "UNFINISHED", "Record", "Records", "hash_file", "hash_inputs", "read_records"]
 
 RECORDS = "results.jsonl"
 """Name of the file of records in a folder of results."""
 ENDINGS = (".png", ".mat", "_kernel.png", "_search.png")
-"""What follows a picture's name in the names of its results; see :func:`blindsr.pipeline.process`."""
+"""What follows a picture's name in the names of its results; see :func:`blindsr.batch.run.process`."""
 UNFINISHED = ".unfinished-"
 """Prefix of the hidden folders that results lie in until all of a picture's are there."""
 

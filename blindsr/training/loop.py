@@ -1,6 +1,5 @@
 """Training a network on draws made on the fly, in one process or several: averaged weights, exact resuming."""
 
-import logging
 import math
 import os
 import time
@@ -20,21 +19,16 @@ from blindsr.checkpoints import check_resumable, load_checkpoint, save_checkpoin
 from blindsr.checks import require_between, require_positive, require_scales
 from blindsr.devices import DeviceName, pick_device
 from blindsr.figures import save_training_log
-from blindsr.images import is_image_name, read_image, to_uint8
-from blindsr.optimizers import MuonAdam
+from blindsr.training.optimizers import MuonAdam
 
 __all__ = [
     "OnValidation",
     "Schedule",
     "fit",
-    "hold_out",
     "process_count",
     "process_rank",
-    "read_photographs",
     "training_device",
 ]
-
-logger = logging.getLogger(__name__)
 
 Network = TypeVar("Network", bound=nn.Module)
 OnValidation = Callable[[dict[str, Any]], None]
@@ -74,40 +68,6 @@ class Schedule:
         require_between(self, 0, 255, "sigma_max")
         require_between(self, 0, 2**32 - 1, "seed")
         require_scales(self.scales)
-
-
-def read_photographs(folder: Path, side: int) -> list[Tensor]:
-    """Read the pictures of a folder (and its subfolders) as C×H×W uint8, leaving out those smaller than ``side``.
-
-    Raises:
-        FileNotFoundError: the folder does not exist or holds no picture that is large enough.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; name one with photographs to train on")
-    paths = sorted(path for path in folder.rglob("*") if is_image_name(path))
-    images = []
-    for path in paths:
-        try:
-            image = torch.from_numpy(to_uint8(read_image(path)).transpose(2, 0, 1).copy())
-        except ValueError as error:
-            logger.warning("left out: %s", error)
-            continue
-        if min(image.shape[1:]) >= side:
-            images.append(image)
-    if not images:
-        raise FileNotFoundError(f"{folder}: holds no picture of at least {side}×{side} pixels")
-    return images
-
-
-def hold_out(images: list[Tensor], count: int) -> tuple[list[Tensor], list[Tensor]]:
-    """Split off the last ``count`` pictures for validation.
-
-    Raises:
-        ValueError: none would be left to train on.
-    """
-    if len(images) <= count:
-        raise ValueError(f"{len(images)} pictures, of which {count} are held out: use more, or a smaller --held-out")
-    return images[:-count], images[-count:]
 
 
 @contextmanager

@@ -17,9 +17,8 @@ from blindsr.checkpoints import load_checkpoint, load_state
 from blindsr.images import LUMA
 from blindsr.kernels import SCALE_FACTORS, gaussian_kernels, kernel_side, variance_range
 from blindsr.paths import pretrained_path
-from FKP.prior import KernelPrior
 
-__all__ = ["KernelPredictor", "Prediction", "Start", "from_log_covariance", "load_for_search", "to_log_covariance"]
+__all__ = ["KernelPredictor", "Prediction", "Start", "from_log_covariance", "to_log_covariance"]
 
 Start = Literal["fixed", "predicted"]
 """Where a search of the latent space starts: at one kernel for all images (the paper), or at the predictor's."""
@@ -199,23 +198,6 @@ class KernelPredictor(nn.Module):
         lambda1, lambda2, theta = from_log_covariance(mean.cpu().double(), scale_factor, share)
         kernel = gaussian_kernels(lambda1, lambda2, theta, kernel_side(scale_factor), scale_factor)
         return Prediction(kernel.float(), expected_error)
-
-
-def load_for_search(
-    scale_factor: int,
-    start: Start,
-    device: torch.device,
-    path_prior: Path | None = None,
-    path_predictor: Path | None = None,
-) -> tuple[KernelPrior, KernelPredictor | None]:
-    """The prior, and the predictor where the search starts at its kernel; the shipped weights where no path is given.
-
-    Raises:
-        FileNotFoundError, ValueError: there is no such file, or it holds other weights.
-    """
-    prior = KernelPrior.from_pretrained(scale_factor, path_prior).to(device)
-    predictor = KernelPredictor.from_pretrained(path_predictor).to(device) if start == "predicted" else None
-    return prior, predictor
 
 
 def _textured_tiles(luma: Tensor) -> Tensor:

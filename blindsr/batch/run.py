@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from blindsr.datasets import Item
+from blindsr.batch.inputs import Item
+from blindsr.batch.records import UNFINISHED, Records, hash_inputs
 from blindsr.degradation import modcrop
 from blindsr.estimation import Estimator, NonblindSR, OnStep
 from blindsr.figures import save_kernel_comparison, save_search
 from blindsr.images import read_image, read_kernel, read_picture, to_uint8, write_kernel, write_like
 from blindsr.metrics import kernel_psnr, psnr_ssim_y
-from blindsr.records import UNFINISHED, Records, hash_inputs
+from blindsr.restoration import restore
 
-__all__ = ["Result", "process", "restore"]
+__all__ = ["Result", "process"]
 
 CURVE = 100
 """Most points of a loss curve that a result keeps."""
@@ -239,35 +239,3 @@ def _read_truth(item: Item, scale_factor: int) -> tuple[npt.NDArray | None, Tens
     """The 8-bit HR picture and the kernel, as far as they are known."""
     hr = None if item.hr is None else to_uint8(modcrop(read_image(item.hr), scale_factor))
     return hr, None if item.kernel is None else read_kernel(item.kernel)
-
-
-MIRRORED = 16
-"""LR pixels that a picture is continued by at each border where it is not periodic."""
-
-
-@torch.no_grad()
-def restore(
-    nonblind: NonblindSR,
-    lr: Tensor,
-    kernel: Tensor,
-    scale_factor: int,
-    sigma: float,
-    periodic: bool,
-    on_step: OnStep | None = None,
-) -> Tensor:
-    """What ``nonblind`` makes of one LR image, 1×3×h×w → 1×3×sh×sw; arguments as in :func:`process`."""
-    kernel = kernel.to(lr.device)
-    if periodic:
-        return nonblind(lr, kernel, scale_factor, sigma, on_step=on_step)
-    rows, cols = (min(MIRRORED, length - 1) for length in lr.shape[-2:])
-    side, low = kernel.shape[-1], min(lr.shape[-2] + 2 * rows, lr.shape[-1] + 2 * cols)
-    if low * scale_factor < side:
-        raise ValueError(
-            f"the image ({lr.shape[-1]}×{lr.shape[-2]}) is too small for a {side}×{side} kernel at "
-            f"x{scale_factor}, even with what its borders mirror; use a larger one, or a smaller kernel"
-        )
-    padded = F.pad(lr, (cols, cols, rows, rows), mode="reflect")
-    sr = nonblind(padded, kernel, scale_factor, sigma, on_step=on_step)
-    height, width = (length * scale_factor for length in lr.shape[-2:])
-    top, left = rows * scale_factor, cols * scale_factor
-    return sr[..., top : top + height, left : left + width]

@@ -22,13 +22,13 @@ import tyro
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from blindsr.datasets import Item, find_items, input_items
+from blindsr.batch.inputs import Item, find_items, input_items
+from blindsr.batch.records import ENDINGS, Records, hash_file
+from blindsr.batch.run import Result, process
 from blindsr.devices import DeviceName, gains_from_bfloat16, keep_freed_memory, pick_device
 from blindsr.estimation import Estimator, NonblindSR, OnStep
 from blindsr.paths import DATA, pretrained_path
-from blindsr.pipeline import Result, process
-from blindsr.records import ENDINGS, Records, hash_file
-from blindsr.training import OnValidation, process_rank
+from blindsr.training.loop import OnValidation, process_rank
 
 __all__ = ["EstimatorOptions", "SearchOptions", "parse", "peek", "peek_flag", "run", "run_estimator", "training_bar"]
 
@@ -227,7 +227,7 @@ def _pace() -> dict[str, float]:
 def training_bar(
     steps: int, what: str, describe: Callable[[float], str]
 ) -> Iterator[tuple[Callable[[str], None], Callable[[int, float], None], OnValidation]]:
-    """A progress bar for :func:`blindsr.training.fit`: a way to print beside it, ``on_step`` and ``on_validation``.
+    """A progress bar for ``fit``: a way to print beside it, ``on_step`` and ``on_validation``.
 
     Of several processes only the first one's shows anything.
 

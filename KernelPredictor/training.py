@@ -16,10 +16,11 @@ from blindsr.devices import gains_from_bfloat16
 from blindsr.images import LUMA
 from blindsr.initialization import draw_parameters
 from blindsr.kernels import gaussian_kernels, kernel_side, variance_range
-from blindsr.training import OnValidation, Schedule, fit, hold_out, process_count
-from FKP.predictor import SMALLEST, KernelPredictor, to_log_covariance
+from blindsr.training.loop import OnValidation, Schedule, fit, process_count
+from blindsr.training.photographs import hold_out
+from KernelPredictor.predictor import SMALLEST, KernelPredictor, to_log_covariance
 
-__all__ = ["PredictorSettings", "negative_log_likelihood", "train_predictor"]
+__all__ = ["PredictorSettings", "laplace_loss", "train", "validate"]
 
 LARGEST_CROP = 320
 """Largest HR side of a crop: what photographs of 481×321 pixels hold."""
@@ -116,13 +117,13 @@ class CropSource:
         return (patch.float() / 255 * torch.tensor(LUMA).view(3, 1, 1)).sum(dim=0, keepdim=True)
 
 
-def negative_log_likelihood(entries: Tensor, log_errors: Tensor, target: Tensor) -> Tensor:
+def laplace_loss(entries: Tensor, log_errors: Tensor, target: Tensor) -> Tensor:
     """Loss: the error of the log-covariance under a Laplace-like density of the predicted width, up to a constant.
 
     It is lowest at half the error to expect: the density falls off in two dimensions, as its normaliser w² says.
 
     Args:
-        entries, target: N×3 as in :func:`FKP.predictor.to_log_covariance`.
+        entries, target: N×3 as in :func:`KernelPredictor.predictor.to_log_covariance`.
         log_errors: (N,).
     """
     error = _matrix_error(entries, target)
@@ -135,7 +136,22 @@ def _matrix_error(entries: Tensor, target: Tensor) -> Tensor:
     return torch.sqrt(((entries - target) ** 2 * weights).sum(dim=1) + 1e-4)
 
 
-def train_predictor(
+@torch.no_grad()
+def validate(predictor: KernelPredictor, images: list[Tensor], settings: PredictorSettings) -> dict[int, float]:
+    """Minus the mean error of the log-covariance on 64 fixed crops of C×H×W uint8 images, by scale factor."""
+    device = next(predictor.parameters()).device
+    held = CropSource(images, settings)
+    generator = torch.Generator().manual_seed(0)
+    result = {}
+    for scale_factor in sorted(set(settings.scales)):
+        crop = _crop_side(max(settings.crops), scale_factor)
+        luma, target = held.draw(scale_factor, crop, 64, generator)
+        entries = torch.cat([predictor(part.to(device), scale_factor)[0].cpu() for part in luma.split(16)])
+        result[scale_factor] = -float(_matrix_error(entries, target).mean())
+    return result
+
+
+def train(
     images: list[Tensor],
     settings: PredictorSettings,
     folder: Path,
@@ -149,7 +165,7 @@ def train_predictor(
 
     Args:
         images: pictures, C×H×W uint8; the last ``held_out`` are for validation alone.
-        resume, on_step: see :func:`blindsr.training.fit`.
+        resume, on_step: see :func:`blindsr.training.loop.fit`.
         start: weights to start from, for a further stage of training.
         on_validation: called with the log entry of each validation; its scores are minus the mean error of the
             log-covariance on held-out crops.
@@ -181,25 +197,13 @@ def train_predictor(
         luma, target = (t.to(device) for t in source.draw(scale_factor, crop, count, generator))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed_precision):
             entries, log_errors = model(luma, scale_factor)
-        return negative_log_likelihood(entries.float(), log_errors.float(), target)
-
-    @torch.no_grad()
-    def scores() -> dict[int, float]:
-        held = CropSource(validation, settings)
-        generator = torch.Generator().manual_seed(0)
-        result = {}
-        for scale_factor in sorted(set(settings.scales)):
-            crop = _crop_side(max(settings.crops), scale_factor)
-            luma, target = held.draw(scale_factor, crop, 64, generator)
-            entries = torch.cat([average(part.to(device), scale_factor)[0].cpu() for part in luma.split(16)])
-            result[scale_factor] = -float(_matrix_error(entries, target).mean())
-        return result
+        return laplace_loss(entries.float(), log_errors.float(), target)
 
     fit(
         net,
         average,
         draw_loss,
-        scores,
+        lambda: validate(average, validation, settings),
         settings,
         images,
         folder,

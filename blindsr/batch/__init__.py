@@ -1,0 +1,1 @@
+"""A folder of pictures, with any estimator: command line, inputs, the run, records."""

@@ -1,0 +1,147 @@
+"""Where a dataset's HR images, LR images and kernels lie, and how the latter two are made."""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from blindsr.images import is_image_name
+from blindsr.paths import DATA
+
+__all__ = [
+    "Item",
+    "dataset_folder",
+    "find_items",
+    "input_items",
+    "picture_paths",
+]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One LR picture and, where they are known, its HR picture and its kernel.
+
+    Raises:
+        ValueError: results called ``name`` would not stay in their folder, or would be hidden.
+    """
+
+    name: str
+    lr: Path
+    hr: Path | None = None
+    kernel: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.name != _plain_name(self.name):
+            raise ValueError(f"{self.lr}: its results cannot be called '{self.name}'; rename the picture")
+
+
+def dataset_folder(dataset: str) -> Path:
+    """The folder of a dataset: ``data/datasets/<name>``, or ``dataset`` itself where that is a folder's path.
+
+    Raises:
+        FileNotFoundError: neither exists.
+    """
+    named = DATA / "datasets" / dataset
+    a_path = dataset in (".", "..") or len(Path(dataset).parts) > 1
+    for folder in (Path(dataset), named) if a_path else (named, Path(dataset)):
+        if dataset and folder.is_dir():
+            return folder.resolve()
+    raise FileNotFoundError(
+        f"{named}: no such dataset; put its HR pictures into {named / 'HR'} and run data/prepare_dataset.py "
+        "with your --model and --sf"
+    )
+
+
+def _plain_name(stem: str) -> str:
+    """``stem`` as the name of a file that stays in its folder, is not hidden, and can be printed on one line."""
+    name = "".join("_" if c in "/\\" or unicodedata.category(c) in ("Cc", "Cs") else c for c in stem)
+    return f"_{name}" if not name or name.startswith(".") else name
+
+
+def picture_paths(path: Path) -> list[Path]:
+    """The pictures of a folder in sorted order, or the one picture that ``path`` names.
+
+    Raises:
+        FileNotFoundError: the path does not exist, or the folder holds no picture.
+    """
+    if path.is_dir():
+        paths = sorted(p for p in path.iterdir() if p.is_file() and is_image_name(p))
+        if not paths:
+            raise FileNotFoundError(f"{path}: no pictures in this folder")
+        return paths
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such picture or folder")
+    return [path]
+
+
+def find_items(dataset: str, model: str, scale_factor: int) -> list[Item]:
+    """The LR pictures that ``prepare_dataset.py`` made for ``model``, with their HR pictures and kernels.
+
+    A picture whose HR picture or kernel is missing is still listed, with the path where it should be: reading it
+    then fails for that picture alone.
+
+    Raises:
+        FileNotFoundError: there is no such dataset, or it was not prepared for this model and scale.
+    """
+    folder = dataset_folder(dataset)
+    lr_folder = folder / f"{model}_lr_x{scale_factor}"
+    if not lr_folder.is_dir():
+        raise FileNotFoundError(
+            f"{lr_folder}: no such folder; make it with "
+            f"'cd data && python prepare_dataset.py --model {model} --sf {scale_factor} --dataset {dataset}'"
+        )
+    lr_paths = picture_paths(lr_folder)
+    hr_paths = {path.stem: path for path in (folder / "HR").glob("*") if is_image_name(path)}
+    kernels = folder / f"{model}_gt_k_x{scale_factor}"
+    return [
+        Item(
+            name=_plain_name(lr.stem),
+            lr=lr,
+            hr=hr_paths.get(lr.stem, folder / "HR" / f"{lr.stem}.png"),
+            kernel=kernels / f"{lr.stem}.mat",
+        )
+        for lr in lr_paths
+    ]
+
+
+def input_items(paths: Sequence[Path]) -> list[Item]:
+    """The pictures that ``paths`` name, without any ground truth: pictures, folders, or patterns like photos/*.jpg.
+
+    A picture named twice is taken once. Pictures whose names differ in their suffix alone keep it in their results'
+    names, and those of one name in several folders get the folder's, so that no result replaces another.
+
+    Raises:
+        FileNotFoundError: see :func:`picture_paths`; or a pattern matches no picture.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.exists() or not any(sign in str(path) for sign in "*?["):
+            found += picture_paths(path)
+            continue
+        matches = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        matches = [match for match in matches if match.is_file() and is_image_name(match)]
+        if not matches:
+            raise FileNotFoundError(f"{path}: no picture matches this pattern")
+        found += matches
+    unique_paths: dict[Path, Path] = {}
+    for picture in found:
+        unique_paths.setdefault(picture.parent.resolve() / picture.name, picture)
+    pictures = list(unique_paths.values())
+    folders = [picture.resolve().parent.name for picture in pictures]
+    stems = [picture.stem for picture in pictures]
+    suffixed = [picture.name.replace(".", "_") for picture in pictures]
+    choices = [stems, suffixed]
+    choices += [[f"{folder}_{name}" for folder, name in zip(folders, names, strict=True)] for names in choices]
+    counts = [Counter(names) for names in choices]
+    # The pictures that results of the others are called, and that lie beside those of an earlier run.
+    reserved = {f"{stem}{ending}" for stem in stems for ending in ("_kernel", "_search")}
+    items = []
+    for i, picture in enumerate(pictures):
+        unique = [
+            names[i]
+            for names, count in zip(choices, counts, strict=True)
+            if count[names[i]] == 1 and names[i] not in reserved
+        ]
+        items.append(Item(name=_plain_name((unique or choices[-1][i : i + 1])[0]), lr=picture))
+    return items
