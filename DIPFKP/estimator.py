@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from blindsr.checks import require_between, require_choice, require_iterations_beyond_frozen, require_positive
 from blindsr.degradation import border, centre_crop, degrade
-from blindsr.devices import fitting_layout, free_memory
-from blindsr.estimation import Estimate, Estimator, OnStep, SearchLog
+from blindsr.devices import free_memory, preferred_memory_format
+from blindsr.estimation import Estimate, Estimator, OnStep, Preset, SearchLog
 from blindsr.initialization import draw_parameters
 from blindsr.kernels import kernel_side
 from DIPFKP.network import ImagePrior, scales_for
@@ -23,9 +23,8 @@ from FKP import KernelPrior, SphericalAdam
 from KernelPredictor import KernelPredictor, Start
 
 __all__ = [
+    "DIPModel",
     "DIPSettings",
-    "KernelModel",
-    "Preset",
     "estimate",
     "preset",
     "pretrained_estimator",
@@ -33,10 +32,9 @@ __all__ = [
     "textured_crop",
 ]
 
-KernelModel = Literal["DIPFKP", "DIPSoftmax", "DoubleDIP"]
-Preset = Literal["default", "search", "paper"]
+DIPModel = Literal["DIPFKP", "DIPSoftmax", "DoubleDIP"]
 
-BYTES_PER_PIXEL = 75
+FIT_BYTES = 75
 """What fitting an image network takes for each of its channels and HR pixels, measured on a CPU."""
 
 
@@ -62,7 +60,7 @@ class DIPSettings:
     """Learning rate of Adam for the image network (paper: 5e-3)."""
     kernel_rate: float = 0.5
     """Learning rate of spherical Adam for DIPFKP's latent code (paper: 0.5). Baselines have their own."""
-    pull: float = 0.0
+    proximal_weight: float = 0.0
     """Weight of the kernel's squared distance to the predicted one, relative to the squared error; without effect
     where the start is not predicted (paper: 0)."""
     image_iterations: int | None = None
@@ -73,11 +71,11 @@ class DIPSettings:
     start: Start = "fixed"
     """Where DIPFKP's search for the kernel starts: at one kernel for all images (paper), or at the predictor's."""
     circular: bool = True
-    """The picture goes on at its opposite border, as those of prepared data sets do (paper: yes; with --real no)."""
+    """The picture has a periodic boundary, as those of prepared data sets do (paper: yes; for photographs no)."""
 
     def __post_init__(self) -> None:
         require_positive(self, "crop", "image_rate", "kernel_rate")
-        require_between(self, 0, 1e9, "pull")
+        require_between(self, 0, 1e9, "proximal_weight")
         require_between(self, 2, 1024, "channels")
         if self.image_iterations is not None:
             require_positive(self, "image_iterations")
@@ -85,8 +83,8 @@ class DIPSettings:
             require_between(self, 2, 1024, "image_channels")
         if self.iterations == 0 and (self.start != "predicted" or self.image_iterations is None):
             raise ValueError(
-                "--iterations 0 (the default preset's): the predicted start is the kernel, and the picture has a fit "
-                "of its own; for another start or fit use --preset search, or --iterations"
+                "--iterations 0 (as --preset prediction): the predicted start is the kernel, and the picture has a "
+                "fit of its own; for another start or fit use --preset search, or --iterations"
             )
         if self.iterations != 0:
             require_positive(self, "iterations")
@@ -105,25 +103,27 @@ _SEARCH = DIPSettings(
     crop_position="texture",
     frozen_iterations=50,
     kernel_rate=2e-2,
-    pull=10.0,
+    proximal_weight=10.0,
     image_iterations=500,
     image_channels=64,
     start="predicted",
 )
-# Some photographs gain by that search, others lose as much, and it takes several times the time.
-_DEFAULT = replace(_SEARCH, iterations=0)
 
 
-def preset(name: Preset, model: KernelModel = "DIPFKP") -> DIPSettings:
-    """The settings of a preset; the baselines have nothing to predict with, so that their default is the search's.
+def preset(name: Preset = "search", model: DIPModel = "DIPFKP") -> DIPSettings:
+    """The settings of a preset.
 
     Raises:
-        ValueError: there is no such preset.
+        ValueError: there is no such preset, or ``model`` has nothing to predict with.
     """
     require_choice("preset", name, get_args(Preset))
     if name == "paper":
         return DIPSettings()
-    return _SEARCH if name == "search" or model != "DIPFKP" else _DEFAULT
+    if name == "search":
+        return _SEARCH
+    if model != "DIPFKP":
+        raise ValueError(f"--preset prediction: {model} has no predicted start; use --model DIPFKP")
+    return replace(_SEARCH, iterations=0)
 
 
 def ssim(x: Tensor, y: Tensor) -> Tensor:
@@ -165,7 +165,7 @@ Decode = Callable[[], Tensor]
 
 
 def _searched_kernel(
-    model: KernelModel,
+    model: DIPModel,
     prior: KernelPrior | None,
     start: Tensor | None,
     side: int,
@@ -177,7 +177,7 @@ def _searched_kernel(
     if model == "DIPFKP":
         if prior is None:
             raise ValueError("DIPFKP needs a kernel prior")
-        latent = prior.initial_latent() if start is None else prior.latent_for(start)
+        latent = prior.initial_latent() if start is None else prior.invert(start)
         latent = latent.to(device).requires_grad_()
         return lambda: prior.decode(latent), SphericalAdam([latent], lr=rate)
     if model == "DIPSoftmax":
@@ -198,7 +198,7 @@ def estimate(
     prior: KernelPrior | None = None,
     predictor: KernelPredictor | None = None,
     settings: DIPSettings | None = None,
-    model: KernelModel = "DIPFKP",
+    model: DIPModel = "DIPFKP",
     want_image: bool = False,
     seed: int = 0,
     on_step: OnStep | None = None,
@@ -206,7 +206,7 @@ def estimate(
     """Estimate the kernel of one LR image, and its HR image where that is wanted.
 
     Without iterations the kernel is the predicted one. Otherwise it is estimated on a crop, where the LR pixels that
-    see beyond it are left out of the loss, or on the whole image, where they see its opposite border or, with
+    see beyond it are left out of the loss, or on the whole image, which has a periodic boundary or, with
     ``settings.circular`` off, what is fitted beyond it. A wanted image that the joint fit does not cover, or that
     ``settings`` give a fit of its own, is fitted afterwards, with the kernel found.
 
@@ -215,7 +215,7 @@ def estimate(
         scale_factor: s.
         prior: the kernel prior of that scale, on the same device; the baselines need none.
         predictor: on the same device; needed where ``settings.start`` is "predicted" and the model has a prior.
-        settings: see :class:`DIPSettings`; without them, the model's default :func:`preset`.
+        settings: see :class:`DIPSettings`; without them, those of the search.
         model: "DIPFKP", or a baseline: "DIPSoftmax" (free logits), "DoubleDIP" (a small network makes the kernel).
         want_image: also return the DIP image of the whole picture.
         seed: of the networks' weights and noise.
@@ -229,7 +229,7 @@ def estimate(
             is to make no iterations.
     """
     began = time.perf_counter()
-    settings = settings or preset("default", model)
+    settings = settings or preset("search", model)
     _require_search(settings, model)
     device = lr.device
     generator = torch.Generator().manual_seed(seed)
@@ -291,7 +291,7 @@ def pretrained_estimator(
     scale_factor: int,
     device: torch.device,
     settings: DIPSettings | None = None,
-    model: KernelModel = "DIPFKP",
+    model: DIPModel = "DIPFKP",
     *,
     want_image: bool = False,
     path_prior: Path | None = None,
@@ -303,7 +303,7 @@ def pretrained_estimator(
         FileNotFoundError, ValueError: there is no such file, or it holds other weights.
         ValueError: a baseline is to make no iterations.
     """
-    settings = settings or preset("default", model)
+    settings = settings or preset("search", model)
     _require_search(settings, model)
     prior = predictor = None
     if model == "DIPFKP":
@@ -313,18 +313,18 @@ def pretrained_estimator(
     return partial(estimate, prior=prior, predictor=predictor, settings=settings, model=model, want_image=want_image)
 
 
-def _require_search(settings: DIPSettings, model: KernelModel) -> None:
+def _require_search(settings: DIPSettings, model: DIPModel) -> None:
     if settings.iterations == 0 and model != "DIPFKP":
         raise ValueError(f"--model {model}: it has no predicted start to take as it is; give it some --iterations")
 
 
 def _require_memory(lr: Tensor, scale_factor: int, settings: DIPSettings) -> None:
-    needed = lr[0, 0].numel() * scale_factor**2 * settings.channels * BYTES_PER_PIXEL
+    needed = lr[0, 0].numel() * scale_factor**2 * settings.channels * FIT_BYTES
     free = free_memory(lr.device)
     if free is not None and needed > free:
         raise ValueError(
             f"the deep image prior needs about {needed / 2**30:.1f} GiB for a picture of this size, "
-            f"{free / 2**30:.1f} are free; use --SR and the default preset, which takes little, or a smaller picture"
+            f"{free / 2**30:.1f} are free; use --SR, which takes little, or a smaller picture"
         )
 
 
@@ -341,14 +341,14 @@ def _fit(
 ) -> Tensor:
     """Fit an image network to ``lr``, and with ``kernel_optimizer`` the kernel too; returns the last image.
 
-    ``prediction`` is the kernel that ``settings.pull`` pulls towards. Without a circular border the network's image
+    The proximal term is the distance to ``prediction``. Without a circular border the network's image
     reaches as far beyond ``lr`` as the kernel does; what is returned does not.
     """
     outside = 0 if circular else border(decode().shape[-1], scale_factor)
     height, width = ((length + 2 * outside) * scale_factor for length in lr.shape[-2:])
     network = ImagePrior(settings.channels, scales_for(height, width), settings.non_local, lr.shape[1])
     draw_parameters(network, generator)
-    layout = fitting_layout(lr.device)
+    layout = preferred_memory_format(lr.device)
     network = network.to(lr.device, memory_format=layout)  # type: ignore[call-overload]
     noise = torch.rand(1, lr.shape[1], height, width, generator=generator) / 10
     noise = noise.to(lr.device, memory_format=layout)
@@ -373,7 +373,7 @@ def _fit(
             loss.backward()
         else:
             distance = (kernel - prediction).square().sum() / prediction.square().sum()
-            (loss + settings.pull * loss.detach() * distance).backward()
+            (loss + settings.proximal_weight * loss.detach() * distance).backward()
         if kernel_optimizer is not None and iteration >= settings.frozen_iterations:
             kernel_optimizer.step()
         optimizer.step()

@@ -12,7 +12,8 @@ from typing import get_args
 from blindsr.batch.cli import SearchOptions, parse, peek, peek_flag, run, run_estimator
 from blindsr.checks import require_unchanged
 from blindsr.devices import pick_device
-from DIPFKP.estimator import DIPSettings, KernelModel, Preset, preset, pretrained_estimator
+from blindsr.estimation import Preset
+from DIPFKP.estimator import DIPModel, DIPSettings, preset, pretrained_estimator
 from NonblindSR.tiling import pretrained_nonblind
 
 
@@ -20,11 +21,11 @@ from NonblindSR.tiling import pretrained_nonblind
 class Options(SearchOptions):
     """What ``python main.py`` takes."""
 
-    model: KernelModel = "DIPFKP"
+    model: DIPModel = "DIPFKP"
     """DIPFKP, or a baseline without the kernel prior: DIPSoftmax, DoubleDIP."""
-    preset: Preset = "default"
-    """Settings: default (the predicted kernel, in a second), search (150 iterations that start there), or paper (1000
-    iterations of the large network). Options below override it; those that nothing reads are refused."""
+    preset: Preset = "search"
+    """Settings: prediction (the predicted kernel, in a second), search (150 iterations that start there), or paper
+    (1000 iterations of the large network). Options below override it; those that nothing reads are refused."""
     settings: DIPSettings = field(default_factory=DIPSettings)
 
     def files(self) -> dict[str, Path]:
@@ -36,19 +37,19 @@ def require_effect(options: Options, given: DIPSettings) -> None:
     settings = options.settings
     if options.model != "DIPFKP":
         reason = f"--model {options.model} has no such choice; leave it out"
-        require_unchanged(settings, given, ("kernel_rate", "pull", "start"), reason)
+        require_unchanged(settings, given, ("kernel_rate", "proximal_weight", "start"), reason)
     elif settings.iterations == 0:
-        unread = ["frozen_iterations", "crop", "crop_position", "kernel_rate", "pull"]
+        unread = ["frozen_iterations", "crop", "crop_position", "kernel_rate", "proximal_weight"]
         if options.SR or settings.image_channels is not None:
             unread.append("channels")
         if options.SR:
             unread += ["ssim_iterations", "non_local", "image_rate", "image_iterations", "image_channels", "circular"]
-        reason = "has no effect without a search (--iterations 0, the default); leave it out, or take --preset search"
+        reason = "has no effect without a search (--iterations 0, as --preset prediction); leave it out, or search"
         require_unchanged(settings, given, unread, reason)
 
 
 def main() -> int:
-    name, model = peek("--preset", "default", get_args(Preset)), peek("--model", "DIPFKP", get_args(KernelModel))
+    name, model = peek("--preset", "search", get_args(Preset)), peek("--model", "DIPFKP", get_args(DIPModel))
     settings = preset(name, model)  # type: ignore[arg-type]
     if peek_flag("--real"):
         settings = replace(settings, circular=False)

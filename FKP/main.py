@@ -13,7 +13,7 @@ from blindsr.devices import DeviceName, pick_device
 from blindsr.figures import save_kernel_grid
 from blindsr.paths import DATA, pretrained_path
 from FKP.prior import KernelPrior
-from FKP.training import TrainingSettings, negative_log_likelihood, train, validation_kernels
+from FKP.training import PriorSettings, negative_log_likelihood, train, validation_kernels
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Options:
     """With --train: an FKP_x<sf>_last.pt to resume from. Else: the weights to use instead of the shipped ones."""
     device: DeviceName = "auto"
     """Where to compute; auto takes CUDA or MPS where there is one."""
-    training: TrainingSettings = field(default_factory=TrainingSettings)
+    training: PriorSettings = field(default_factory=PriorSettings)
 
 
 def run_training(options: Options) -> KernelPrior:

@@ -161,7 +161,7 @@ class KernelPrior(nn.Module):
         best = int(distances.argmin())
         return latents[best : best + 1]
 
-    def latent_for(self, kernel: Tensor) -> Tensor:
+    def invert(self, kernel: Tensor) -> Tensor:
         """The code, 1×side² and on the sphere, whose kernel comes closest to a given one, 1×1×side×side.
 
         Encoding alone is not enough: a noise-free kernel's code lies off the sphere. 100 steps of spherical Adam

@@ -16,14 +16,14 @@ from blindsr.kernels import gaussian_kernels, kernel_side, random_kernels, varia
 from FKP.flow import FlowBatchNorm
 from FKP.prior import KernelPrior
 
-__all__ = ["TrainingSettings", "negative_log_likelihood", "train", "validation_kernels"]
+__all__ = ["PriorSettings", "negative_log_likelihood", "train", "validation_kernels"]
 
 CHUNK = 5000
 """Kernels drawn at once while training: many batches, so that drawing costs next to nothing."""
 
 
 @dataclass(frozen=True)
-class TrainingSettings:
+class PriorSettings:
     """How the prior is trained; in brackets what the paper, section 4.1, takes."""
 
     epochs: int = 100
@@ -103,7 +103,7 @@ def negative_log_likelihood(prior: KernelPrior, kernels: Tensor, seed: int = 0) 
 
 def train(
     scale_factor: int,
-    settings: TrainingSettings,
+    settings: PriorSettings,
     folder: Path,
     device: torch.device,
     resume: Path | None = None,

@@ -21,7 +21,7 @@ from blindsr.checks import (
     require_unchanged,
 )
 from blindsr.devices import gains_from_bfloat16
-from blindsr.estimation import Estimate, Estimator, OnStep, SearchLog
+from blindsr.estimation import Estimate, Estimator, OnStep, Preset, SearchLog
 from blindsr.kernels import centre, kernel_x4_from_x2, normalize
 from FKP import KernelPrior, SphericalAdam
 from KernelGANFKP.crops import CropSampler, crop_probabilities, gradient_map, half_size
@@ -29,24 +29,23 @@ from KernelGANFKP.losses import bicubic_loss, kernel_losses, post_process, wasse
 from KernelGANFKP.networks import Critic, Discriminator, LinearGenerator
 from KernelPredictor import KernelPredictor, Start
 
-__all__ = ["SMALLEST", "GANSettings", "KernelModel", "Preset", "estimate", "preset", "pretrained_estimator"]
+__all__ = ["MIN_PICTURE_SIDE", "GANModel", "GANSettings", "estimate", "preset", "pretrained_estimator"]
 
-KernelModel = Literal["KernelGANFKP", "KernelGAN"]
-Preset = Literal["default", "prediction", "paper"]
+GANModel = Literal["KernelGANFKP", "KernelGAN"]
 
-WINDOW, SETTLED = 50, 0.01
-"""A kernel has come to rest when its means over the last two windows of iterations differ by less than this."""
+WINDOW, TOLERANCE = 50, 0.01
+"""A kernel has converged when its means over the last two windows of iterations differ by less than this."""
 NOT_KERNELGANS = (
     "start",
-    "pull",
+    "proximal_weight",
     "frozen_iterations",
     "critic_steps",
     "latent_steps",
     "penalty",
-    "stop_when_settled",
+    "stop_when_converged",
 )
 """Settings without a meaning for KernelGAN."""
-SMALLEST = 40
+MIN_PICTURE_SIDE = 40
 """Shorter side in pixels that an image must have, and that is left of it when its border is off."""
 
 
@@ -70,12 +69,12 @@ class GANSettings:
     """Learning rate of spherical Adam for the latent code (paper: 5e-4)."""
     penalty: float = 0.1
     """Weight of the gradient penalty (release: 0.1)."""
-    stop_when_settled: bool = False
-    """End the search once the kernel has come to rest: its means over the last 50 iterations and over the 50 before
+    stop_when_converged: bool = False
+    """End the search once the kernel has converged: its means over the last 50 iterations and over the 50 before
     differ by less than 1 % (release: no)."""
     frozen_iterations: int = 0
     """Iterations in which the critic learns alone before the kernel starts to move (release: 0)."""
-    pull: float = 0.0
+    proximal_weight: float = 0.0
     """Weight of the kernel's squared distance to the start, relative to the critic's margin (release: 0)."""
     start: Start = "fixed"
     """Where KernelGANFKP's search starts: at one kernel for all images (paper), or at the predictor's."""
@@ -87,10 +86,10 @@ class GANSettings:
         require_positive(self, "critic_steps", "latent_steps", "batch", "critic_rate", "kernel_rate")
         require_between(self, 32, 256, "crop")
         require_between(self, 0, 1000, "shave")
-        require_between(self, 0, 1e9, "pull", "penalty")
+        require_between(self, 0, 1e9, "proximal_weight", "penalty")
         if self.iterations == 0 and self.start != "predicted":
             raise ValueError(
-                "--iterations 0 (--preset prediction's): the predicted start is the kernel; for another start take "
+                "--iterations 0 (as --preset prediction): the predicted start is the kernel; for another start take "
                 "some iterations"
             )
         if self.iterations != 0:
@@ -98,7 +97,7 @@ class GANSettings:
             require_iterations_beyond_frozen(self)
 
 
-def preset(name: Preset, model: KernelModel, scale_factor: int) -> GANSettings:
+def preset(name: Preset, model: GANModel, scale_factor: int) -> GANSettings:
     """The settings of a preset, which for the paper's depend on model and scale factor.
 
     Raises:
@@ -120,9 +119,9 @@ def preset(name: Preset, model: KernelModel, scale_factor: int) -> GANSettings:
         latent_steps=1,
         batch=16,
         kernel_rate=1e-3,
-        stop_when_settled=True,
+        stop_when_converged=True,
         frozen_iterations=50,
-        pull=10.0,
+        proximal_weight=10.0,
         start="predicted",
     )
 
@@ -135,7 +134,7 @@ def estimate(
     prior: KernelPrior | None = None,
     predictor: KernelPredictor | None = None,
     settings: GANSettings,
-    model: KernelModel = "KernelGANFKP",
+    model: GANModel = "KernelGANFKP",
     seed: int = 0,
     float32: bool = False,
     on_step: OnStep | None = None,
@@ -182,7 +181,7 @@ def estimate(
                 # The x4 kernel is the x2 kernel blurred by itself at twice the size: five times its covariance, in LR
                 # pixels 5/4 of what the x2 kernel has in its own.
                 prediction = predictor.predict(lr, 2, share=4 / 5 if scale_factor == 4 else 1)
-                latent, expected_error = prior.latent_for(prediction.kernel.to(lr.device)), prediction.expected_error
+                latent, expected_error = prior.invert(prediction.kernel.to(lr.device)), prediction.expected_error
             else:
                 latent = prior.initial_latent()
             if settings.iterations:
@@ -214,7 +213,7 @@ def pretrained_estimator(
     scale_factor: int,
     device: torch.device,
     settings: GANSettings | None = None,
-    model: KernelModel = "KernelGANFKP",
+    model: GANModel = "KernelGANFKP",
     *,
     path_prior: Path | None = None,
     path_predictor: Path | None = None,
@@ -224,7 +223,7 @@ def pretrained_estimator(
 
     Args:
         scale_factor: 2 or 4; what is returned serves both.
-        settings: without them, the default :func:`preset`; for photographs without a border that a degradation made,
+        settings: without them, those of the search; for photographs without a border that a degradation made,
             give one with ``shave`` 0.
         float32: as in :func:`estimate`.
 
@@ -232,7 +231,7 @@ def pretrained_estimator(
         FileNotFoundError, ValueError: there is no such file, or it holds other weights.
         ValueError: another scale factor than 2 and 4, or settings that KernelGAN does not have.
     """
-    settings = settings or preset("default", model, scale_factor)
+    settings = settings or preset("search", model, scale_factor)
     _require_possible(scale_factor, settings, model)
     prior = predictor = None
     if model == "KernelGANFKP":
@@ -242,14 +241,14 @@ def pretrained_estimator(
     return partial(estimate, prior=prior, predictor=predictor, settings=settings, model=model, float32=float32)
 
 
-def _require_possible(scale_factor: int, settings: GANSettings, model: KernelModel) -> None:
+def _require_possible(scale_factor: int, settings: GANSettings, model: GANModel) -> None:
     if scale_factor not in (2, 4):
         raise ValueError(
             f"--sf {scale_factor}: an image's patches recur at half its size, which tells the x2 kernel and the x4 "
             "kernel that follows from it, no other; use DIPFKP"
         )
     if model == "KernelGAN":
-        given = preset("default", model, scale_factor)
+        given = preset("search", model, scale_factor)
         require_unchanged(settings, given, NOT_KERNELGANS, "KernelGAN has no such choice; leave it out")
 
 
@@ -260,12 +259,12 @@ def _inner(lr: Tensor, settings: GANSettings) -> tuple[Tensor, int, tuple[str, .
         ValueError: the image is too small.
     """
     height, width = lr.shape[-2:]
-    if min(height, width) < SMALLEST:
+    if min(height, width) < MIN_PICTURE_SIDE:
         raise ValueError(
-            f"the picture ({width}×{height}) is too small: {SMALLEST} pixels are needed on each side; use a "
+            f"the picture ({width}×{height}) is too small: {MIN_PICTURE_SIDE} pixels are needed on each side; use a "
             "larger one, or what needs no patches: --preset prediction or DIPFKP"
         )
-    shave = min(settings.shave, (min(height, width) - SMALLEST) // 2)
+    shave = min(settings.shave, (min(height, width) - MIN_PICTURE_SIDE) // 2)
     inner = lr[..., shave : height - shave, shave : width - shave]
     # Where no window of the usual size can be placed freely, smaller ones are taken.
     crop = min(settings.crop, int(0.8 * min(inner.shape[-2:])) // 2 * 2)
@@ -306,7 +305,7 @@ def _search_fkp(
     generator: torch.Generator,
     log: SearchLog,
 ) -> tuple[Tensor, bool]:
-    """The kernel, and whether it had come to rest."""
+    """The kernel, and whether it had converged."""
     large, small = _samplers(lr, crop, prior.side)
     critic_optimizer = torch.optim.Adam(critic.parameters(), lr=settings.critic_rate, betas=(0.5, 0.999))
     latent = latent.to(lr.device).requires_grad_()
@@ -329,9 +328,9 @@ def _search_fkp(
         critic.requires_grad_(False)  # or its layers would form the gradients of their weights too
         loss = -critic(fake).mean()
         critic.requires_grad_(True)
-        if settings.pull:
+        if settings.proximal_weight:
             distance = (kernel - start).square().sum() / start.square().sum()
-            loss = loss + settings.pull * margin.detach().abs() * distance
+            loss = loss + settings.proximal_weight * margin.detach().abs() * distance
         loss.backward(inputs=[latent])
         if iteration >= settings.frozen_iterations:
             for _ in range(settings.latent_steps):
@@ -341,7 +340,7 @@ def _search_fkp(
         log.kernel(kernel)
         if iteration >= settings.frozen_iterations:
             moving.append(kernel.detach())
-        if settings.stop_when_settled and _settled(moving):
+        if settings.stop_when_converged and _settled(moving):
             break
     log.kernel(kernel, last=True)
     return kernel.detach(), _settled(moving)
@@ -353,7 +352,7 @@ def _settled(kernels: Sequence[Tensor]) -> bool:
         return False
     before, after = torch.cat(list(kernels)).split(WINDOW)
     change = after.mean(dim=0) - before.mean(dim=0)
-    return bool(change.norm() < SETTLED * before.mean(dim=0).norm())
+    return bool(change.norm() < TOLERANCE * before.mean(dim=0).norm())
 
 
 def _search_kernelgan(

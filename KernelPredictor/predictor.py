@@ -30,10 +30,10 @@ TILE = 192
 once: more than the training shows (144 at most), and the errors are yet smaller than with windows of 96."""
 TILES = 8
 """Most windows that are looked at, those with the strongest gradients."""
-NARROWING = 0.25
+SHRINKAGE = 0.25
 """By what share of its expected error a log-covariance is lowered: a kernel that is too wide costs the image more
 than one that is too narrow by as much."""
-SMALLEST = 16
+MIN_SIDE = 16
 """Sides in LR pixels below which an image is extended by its border pixels."""
 
 
@@ -76,7 +76,7 @@ class Prediction:
     kernel: Tensor
     """1×1×k×k float32 on the CPU, sum 1."""
     expected_error: float
-    """Error to expect of log(Σ/s² + I/12) (Frobenius norm) before it is lowered by :data:`NARROWING`, so of the
+    """Error to expect of log(Σ/s² + I/12) (Frobenius norm) before it is lowered by :data:`SHRINKAGE`, so of the
     covariance of the blur and a pixel together, relative to it: 0.1 is good."""
 
 
@@ -176,7 +176,7 @@ class KernelPredictor(nn.Module):
     def predict(self, lr: Tensor, scale_factor: int, share: float = 1.0) -> Prediction:
         """Predict the kernel of an image from windows of it, each weighted by its expected precision.
 
-        It is somewhat narrower than the likeliest one (:data:`NARROWING`). Turned and mirrored images give the same
+        It is somewhat narrower than the likeliest one (:data:`SHRINKAGE`). Turned and mirrored images give the same
         kernel, turned and mirrored.
 
         Args:
@@ -186,7 +186,7 @@ class KernelPredictor(nn.Module):
         """
         luma = (lr * lr.new_tensor(LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
         height, width = luma.shape[-2:]
-        luma = F.pad(luma, (0, max(0, SMALLEST - width), 0, max(0, SMALLEST - height)), mode="replicate")
+        luma = F.pad(luma, (0, max(0, MIN_SIDE - width), 0, max(0, MIN_SIDE - height)), mode="replicate")
         tiles = _textured_tiles(luma)
         outputs = [self._in_all_orientations(tile, scale_factor) for tile in tiles.split(1)]
         entries = torch.cat([entry for entry, _ in outputs])
@@ -194,7 +194,7 @@ class KernelPredictor(nn.Module):
         weights = torch.softmax(-2 * log_errors, dim=0)
         mean = (weights[:, None] * entries).sum(dim=0, keepdim=True)
         expected_error = float(2 * torch.exp((weights * log_errors).sum()))
-        mean[:, :2] -= NARROWING * expected_error
+        mean[:, :2] -= SHRINKAGE * expected_error
         lambda1, lambda2, theta = from_log_covariance(mean.cpu().double(), scale_factor, share)
         kernel = gaussian_kernels(lambda1, lambda2, theta, kernel_side(scale_factor), scale_factor)
         return Prediction(kernel.float(), expected_error)

@@ -16,9 +16,9 @@ from blindsr.devices import gains_from_bfloat16
 from blindsr.images import LUMA
 from blindsr.initialization import draw_parameters
 from blindsr.kernels import gaussian_kernels, kernel_side, variance_range
-from blindsr.training.loop import OnValidation, Schedule, fit, process_count
+from blindsr.training.loop import OnValidation, TrainingSettings, fit, process_count
 from blindsr.training.photographs import hold_out
-from KernelPredictor.predictor import SMALLEST, KernelPredictor, to_log_covariance
+from KernelPredictor.predictor import MIN_SIDE, KernelPredictor, to_log_covariance
 
 __all__ = ["PredictorSettings", "laplace_loss", "train", "validate"]
 
@@ -27,7 +27,7 @@ LARGEST_CROP = 320
 
 
 @dataclass(frozen=True)
-class PredictorSettings(Schedule):
+class PredictorSettings(TrainingSettings):
     """How the predictor is trained."""
 
     steps: int = 60_000
@@ -58,8 +58,8 @@ class PredictorSettings(Schedule):
             raise ValueError(f"--zoom {self.zoom[0]} {self.zoom[1]}: must be positive, the smaller first")
         for scale_factor in self.scales:
             for crop in self.crops:
-                if _crop_side(crop, scale_factor) < SMALLEST:
-                    raise ValueError(f"--crops {crop}: must be at least {SMALLEST}")
+                if _crop_side(crop, scale_factor) < MIN_SIDE:
+                    raise ValueError(f"--crops {crop}: must be at least {MIN_SIDE}")
 
 
 def _crop_side(crop: int, scale_factor: int) -> int:

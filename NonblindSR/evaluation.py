@@ -9,7 +9,8 @@ from torch import Tensor
 
 from blindsr.batch.inputs import Item
 from blindsr.degradation import modcrop
-from blindsr.images import read_image, read_kernel, to_uint8
+from blindsr.images import read_image, to_uint8
+from blindsr.kernel_files import read_kernel
 from blindsr.kernels import from_kernelgan, normalize
 from blindsr.metrics import psnr_ssim_y
 from NonblindSR.tiling import tiled_sr
@@ -38,7 +39,7 @@ def read_known_kernel(path: Path, convention: Literal["fkp", "kernelgan"] = "fkp
         1×1×k×k float32, sum 1. A file whose kernel is off by more than 1 % is logged.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`blindsr.images.read_kernel`.
+        FileNotFoundError, ValueError: see :func:`blindsr.kernel_files.read_kernel`.
     """
     kernel = read_kernel(path)
     total = float(kernel.sum())

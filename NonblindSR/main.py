@@ -20,7 +20,7 @@ from blindsr.training.loop import training_device
 from blindsr.training.photographs import read_photographs
 from NonblindSR.evaluation import evaluate, read_known_kernel
 from NonblindSR.tiling import pretrained_nonblind
-from NonblindSR.training import TrainingSettings, train
+from NonblindSR.training import USRNetSettings, train
 from NonblindSR.usrnet import USRNet
 
 
@@ -68,7 +68,7 @@ class Options:
     """With --kernel: skip pictures that an earlier run of the same settings finished."""
     overwrite: bool = False
     """With --kernel: replace results of other settings or other pictures."""
-    training: TrainingSettings = field(default_factory=TrainingSettings)
+    training: USRNetSettings = field(default_factory=USRNetSettings)
 
 
 def run_training(options: Options) -> int:

@@ -45,7 +45,7 @@ SMALLEST_TILE, LARGEST_TILE = 64, 1856
 """Sides in HR pixels. With its margins the largest one is 2048 pixels wide; larger tiles are hardly faster."""
 Cut = tuple[int, int]
 """First pixel of a piece, and the one after its last."""
-BYTES_PER_PIXEL = 660
+PRIOR_STEP_BYTES = 660
 """What the prior step takes at its peak for each HR pixel of a tile and its margins, measured on a CPU."""
 
 
@@ -138,7 +138,7 @@ def _tile_that_fits(device: torch.device) -> int:
     free = free_memory(device)
     if free is None:
         return LARGEST_TILE // 2
-    side = math.isqrt(free // 2 // BYTES_PER_PIXEL) - 2 * MARGIN  # half is left to the rest of the work
+    side = math.isqrt(free // 2 // PRIOR_STEP_BYTES) - 2 * MARGIN  # half is left to the rest of the work
     return min(max(side, SMALLEST_TILE), LARGEST_TILE)
 
 

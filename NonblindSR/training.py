@@ -15,16 +15,16 @@ from blindsr.checks import require_between, require_positive
 from blindsr.degradation import add_noise, centre_crop, degrade, modcrop, quantize
 from blindsr.devices import gains_from_bfloat16
 from blindsr.kernels import kernel_side, normalize, random_kernels, random_motion_kernels
-from blindsr.training.loop import OnValidation, Schedule, fit, process_count
+from blindsr.training.loop import OnValidation, TrainingSettings, fit, process_count
 from blindsr.training.photographs import hold_out
 from NonblindSR.evaluation import score
 from NonblindSR.usrnet import HyPaNet, USRNet
 
-__all__ = ["TrainingSettings", "train", "validate"]
+__all__ = ["USRNetSettings", "train", "validate"]
 
 
 @dataclass(frozen=True)
-class TrainingSettings(Schedule):
+class USRNetSettings(TrainingSettings):
     """How USRNet is trained. The published recipe (USRNet, section 5.1): Adam at 1e-4, halved every 100 000 steps,
     48 patches of 96×96, scale factors 1 to 4, noise up to 25."""
 
@@ -124,7 +124,7 @@ def identity_start(net: USRNet, generator: torch.Generator) -> None:
 class PatchSource:
     """Draws training batches of one process; draws depend on the generator alone."""
 
-    def __init__(self, images: list[Tensor], settings: TrainingSettings, device: torch.device) -> None:
+    def __init__(self, images: list[Tensor], settings: USRNetSettings, device: torch.device) -> None:
         if settings.batch % process_count():
             raise ValueError(f"--batch {settings.batch}: must be a multiple of the {process_count()} processes")
         self.images = images
@@ -191,7 +191,7 @@ def validate(net: USRNet, images: list[Tensor], scale_factor: int, sigma: float 
 
 def train(
     images: list[Tensor],
-    settings: TrainingSettings,
+    settings: USRNetSettings,
     folder: Path,
     device: torch.device,
     resume: Path | None = None,

@@ -25,13 +25,13 @@ from blindsr.batch.cli import parse, run
 from blindsr.batch.inputs import find_items
 from blindsr.degradation import centre_crop
 from blindsr.devices import pick_device
-from blindsr.estimation import Estimator
+from blindsr.estimation import Estimator, Preset
 from blindsr.images import write_image
 from blindsr.kernels import as_kernel
 from blindsr.metrics import kernel_psnr
 from blindsr.paths import RUNS
 from data.prepare_dataset import prepare_for
-from KernelGANFKP.estimator import KernelModel, preset
+from KernelGANFKP.estimator import GANModel, preset
 from logbook import measured
 from NonblindSR.evaluation import read_example, score
 from NonblindSR.usrnet import USRNet
@@ -48,7 +48,7 @@ PHOTOGRAPHS = (
     "rocket",
     "stereo_motorcycle",
 )
-DIP_PRESETS: dict[str, DIPFKP.estimator.Preset] = {"DIP-FKP": "default", "DIP-FKP, search": "search"}
+DIP_PRESETS: dict[str, Preset] = {"DIP-FKP, prediction": "prediction", "DIP-FKP, search": "search"}
 METHODS = ("KernelGAN", "KernelGAN-FKP, paper", "KernelGAN-FKP", *DIP_PRESETS)
 
 
@@ -94,8 +94,8 @@ def estimator_of(method: str, scale_factor: int) -> Estimator:
     if method in DIP_PRESETS:
         settings = DIPFKP.estimator.preset(DIP_PRESETS[method])
         return DIPFKP.estimator.pretrained_estimator(scale_factor, device, settings)
-    model: KernelModel = "KernelGAN" if method == "KernelGAN" else "KernelGANFKP"
-    gan_settings = preset("paper" if "paper" in method else "default", model, scale_factor)
+    model: GANModel = "KernelGAN" if method == "KernelGAN" else "KernelGANFKP"
+    gan_settings = preset("paper" if "paper" in method else "search", model, scale_factor)
     return KernelGANFKP.estimator.pretrained_estimator(scale_factor, device, gan_settings, model)
 
 

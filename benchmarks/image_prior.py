@@ -11,7 +11,7 @@ import torch
 
 from blindsr.batch.cli import parse, run
 from blindsr.checks import require_positive
-from blindsr.devices import DeviceName, fitting_layout, keep_freed_memory, pick_device
+from blindsr.devices import DeviceName, keep_freed_memory, pick_device, preferred_memory_format
 from blindsr.initialization import draw_parameters
 from DIPFKP.estimator import preset
 from DIPFKP.network import ImagePrior, scales_for
@@ -56,7 +56,7 @@ def main() -> int:
     require_positive(options, "steps")
     keep_freed_memory()
     device = pick_device(options.device)
-    chosen = next(name for name, layout in LAYOUTS.items() if layout == fitting_layout(device))
+    chosen = next(name for name, layout in LAYOUTS.items() if layout == preferred_memory_format(device))
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {device}, which takes {chosen}\n")
     print(f"| preset | channels | HR side | {' | '.join(LAYOUTS)} |\n|---|---|---|---|---|")
     for name in ("search", "paper"):

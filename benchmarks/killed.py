@@ -21,7 +21,8 @@ import numpy.typing as npt
 
 from blindsr.batch.cli import parse, run
 from blindsr.batch.records import RECORDS, read_records
-from blindsr.images import read_image, read_kernel, to_uint8, write_image
+from blindsr.images import read_image, to_uint8, write_image
+from blindsr.kernel_files import read_kernel
 from blindsr.paths import DATA
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from blindsr.batch.cli import parse, run
 from blindsr.batch.inputs import find_items
 from blindsr.degradation import modcrop
-from blindsr.images import read_image, read_kernel, to_uint8
+from blindsr.images import read_image, to_uint8
+from blindsr.kernel_files import read_kernel
 from blindsr.paths import DATA
 
 

@@ -21,7 +21,8 @@ from blindsr.batch.cli import parse, run
 from blindsr.batch.inputs import find_items
 from blindsr.batch.run import process
 from blindsr.devices import pick_device
-from DIPFKP.estimator import Preset, preset, pretrained_estimator
+from blindsr.estimation import Preset
+from DIPFKP.estimator import preset, pretrained_estimator
 from logbook import in_own_process
 from NonblindSR.tiling import pretrained_nonblind
 
@@ -41,7 +42,7 @@ class Options:
     """The row with the shipped weights too."""
     scales: tuple[int, ...] = (2, 3, 4)
     """Scale factors."""
-    preset: Preset = "default"
+    preset: Preset = "search"
     """Settings of the estimator."""
     seeds: tuple[int, ...] = (0,)
     """Seeds to average over."""

@@ -38,16 +38,16 @@ COLUMNS = ("kernel_psnr", "psnr", "below", "seconds")
 AROUND = replace(preset("search"), crop=192)
 """What the variants differ from in one thing: the search but for its crop, which is one of them."""
 VARIANTS = {
-    "default preset": preset("default"),
+    "prediction": preset("prediction"),
     "search": preset("search"),
     "100 iterations of the search": replace(
         preset("search"), iterations=100, ssim_iterations=35, frozen_iterations=35
     ),
-    "fixed start, no pull": replace(AROUND, start="fixed", pull=0.0),
-    "no pull": replace(AROUND, pull=0.0),
-    "no pull, a quarter of the rate": replace(AROUND, pull=0.0, kernel_rate=5e-3),
-    "pull 1": replace(AROUND, pull=1.0),
-    "pull 50": replace(AROUND, pull=50.0),
+    "fixed start, no pull": replace(AROUND, start="fixed", proximal_weight=0.0),
+    "no pull": replace(AROUND, proximal_weight=0.0),
+    "no pull, a quarter of the rate": replace(AROUND, proximal_weight=0.0, kernel_rate=5e-3),
+    "pull 1": replace(AROUND, proximal_weight=1.0),
+    "pull 50": replace(AROUND, proximal_weight=50.0),
     "75 iterations": replace(AROUND, iterations=75, ssim_iterations=25, frozen_iterations=25),
     "400 iterations": replace(AROUND, iterations=400),
     "64 channels": replace(AROUND, channels=64),
@@ -57,7 +57,7 @@ VARIANTS = {
     "paper": preset("paper"),
 }
 
-MARKED = ("default preset", "search", "paper")
+MARKED = ("prediction", "search", "paper")
 """Stars in the figure: what ``--preset`` offers."""
 
 

@@ -43,10 +43,10 @@ def super_resolve(
         scale_factor: s, one of 2, 3, 4, 8.
         kernel: k×k or 1×1×k×k where it is known, in the project's convention (:mod:`blindsr.kernels`); nothing is
             estimated then.
-        estimator: any function of :class:`blindsr.estimation.Estimator`'s form; without it, DIP-FKP's default preset.
+        estimator: any function of :class:`blindsr.estimation.Estimator`'s form; without it, DIP-FKP's search.
             Those that search know of borders what their own settings say, not ``periodic``.
         sigma: noise level of the image, relative to its range; 10/255 suits photographs.
-        periodic: whether the image goes on at the opposite border, as those of prepared data sets do.
+        periodic: whether the image has a periodic boundary, as those of prepared data sets do.
         seed: of every random number.
         float32: all of USRNet in float32; without it, devices that gain from bfloat16 take that for the convolutions
             inside. An ``estimator`` has a choice of its own.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from blindsr.files import write_whole
+from blindsr.files import atomic_write
 
 __all__ = ["check_resumable", "load_checkpoint", "load_state", "save_checkpoint"]
 
@@ -88,5 +88,5 @@ def check_resumable(
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint of tensors and plain values, whole or not at all."""
-    with write_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         torch.save(content, temporary)

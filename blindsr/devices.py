@@ -7,7 +7,14 @@ from typing import Literal
 
 import torch
 
-__all__ = ["DeviceName", "fitting_layout", "free_memory", "gains_from_bfloat16", "keep_freed_memory", "pick_device"]
+__all__ = [
+    "DeviceName",
+    "free_memory",
+    "gains_from_bfloat16",
+    "keep_freed_memory",
+    "pick_device",
+    "preferred_memory_format",
+]
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -51,7 +58,7 @@ def gains_from_bfloat16(device: torch.device) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def fitting_layout(device: torch.device) -> torch.memory_format:
+def preferred_memory_format(device: torch.device) -> torch.memory_format:
     """The memory layout in which wide convolutions on a whole picture are fitted fastest there.
 
     Channels last, but for processors with AVX2 and without AVX-512: of their code for the gradient of the weights the

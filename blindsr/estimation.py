@@ -3,11 +3,15 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
-__all__ = ["UNCERTAIN", "Estimate", "Estimator", "NonblindSR", "OnStep", "SearchLog"]
+__all__ = ["UNCERTAIN", "Estimate", "Estimator", "NonblindSR", "OnStep", "Preset", "SearchLog"]
+
+Preset = Literal["prediction", "search", "paper"]
+"""Settings that every estimator has: the predicted kernel without a search, a search that begins there, and the
+published method."""
 
 UNCERTAIN = 0.32
 """Expected relative error of a kernel's covariance above which it is called uncertain: photographs of BSDS500, up to
@@ -46,8 +50,8 @@ class Estimate:
     expected_error: float | None = None
     """Error to expect of the kernel's covariance, relative to it (0.05 is good), where the estimator knows."""
     converged: bool | None = None
-    """Whether the kernel had come to rest when the search ended, where the estimator checks that; at rest, not right:
-    one that a pull holds at its start rests from the first iteration on."""
+    """Whether the kernel had converged when the search ended, where the estimator checks that. Converged is not
+    correct: a large proximal weight makes a search converge at its start."""
     path: list[tuple[int, Tensor]] = field(default_factory=list)
     """The kernel along the search, its start and a dozen times more at most: (iterations done, 1×1×k×k)."""
     notes: tuple[str, ...] = ()
@@ -59,7 +63,7 @@ class Estimate:
         return self.expected_error is not None and self.expected_error > UNCERTAIN
 
     @property
-    def moved(self) -> float | None:
+    def relative_change(self) -> float | None:
         """‖k − k₀‖/‖k₀‖ of the last kernel searched against the search's start, where that was a kernel.
 
         KernelGAN's random filters are none: they make almost nothing of an image.

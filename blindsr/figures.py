@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from blindsr.files import write_whole
+from blindsr.files import atomic_write
 
 __all__ = ["save_kernel_comparison", "save_kernel_grid", "save_search", "save_training_log"]
 
@@ -25,7 +25,7 @@ def save_kernel_comparison(path: Path, kernels: dict[str, Tensor]) -> None:
         axis.set_xticks([])
         axis.set_yticks([])
     figure.colorbar(drawn, ax=list(axes), shrink=0.8)
-    with write_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=120)
 
 
@@ -40,7 +40,7 @@ def save_kernel_grid(path: Path, kernels: Tensor, columns: int = 10) -> None:
     axis = figure.add_axes((0, 0, 1, 1))
     axis.imshow(grid, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axis.set_axis_off()
-    with write_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=150)
 
 
@@ -84,7 +84,7 @@ def save_search(
         if len(losses) > 1:
             axis.legend(fontsize=8)
         axis.grid(alpha=0.3)
-    with write_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=120)
 
 
@@ -107,5 +107,5 @@ def save_training_log(path: Path, log: list[dict[str, Any]], score: str) -> None
     for axis in (left, right):
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
-    with write_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=120)

@@ -51,12 +51,12 @@ def own(tmp_path, picture):
     return folder
 
 
-def test_the_default_preset_searches_nothing(tmp_path, own):
+def test_prediction_searches_nothing(tmp_path, own):
     photo = [str(own / "photo.png"), "--SR", "--real", "--sf", 2, "--verbose"]
-    searched = ["--preset", "search", "--iterations", 3, "--ssim-iterations", 1, "--frozen-iterations", 1]
+    searched = ["--iterations", 3, "--ssim-iterations", 1, "--frozen-iterations", 1]
     losses = []
-    for name, extra in (("default", []), ("search", searched)):
-        done = typed("DIPFKP", "-i", *photo, "-o", tmp_path / name, *extra)
+    for name, extra in (("prediction", []), ("search", searched)):
+        done = typed("DIPFKP", "-i", *photo, "-o", tmp_path / name, "--preset", name, *extra)
         assert done.returncode == 0, done.stderr
         entry = json.loads((tmp_path / name / "results.jsonl").read_text().splitlines()[-1])
         losses.append(entry["result"]["losses"])
@@ -84,16 +84,16 @@ def test_options_that_nothing_reads_are_refused(own):
     photo = ["-i", own / "photo.png", "--sf", 2, "--real", "-o", own.parent / "out"]
     none = "no effect without a search"
     for project, arguments, told in (
-        ("DIPFKP", ["--SR", "--pull", 3], ("--pull 3.0", none)),
+        ("DIPFKP", ["--SR", "--proximal-weight", 3], ("--proximal-weight 3.0", none)),
         ("DIPFKP", ["--SR", "--preset", "search", "--iterations", 0, "--crop", 64], ("--crop 64", none)),
-        ("DIPFKP", ["--image-channels", "None", "--pull", 3], ("--pull 3.0", none)),
+        ("DIPFKP", ["--image-channels", "None", "--proximal-weight", 3], ("--proximal-weight 3.0", none)),
         ("DIPFKP", ["--SR", "--non-local"], ("--non-local:", none)),
         ("DIPFKP", ["--SR", "--circular"], ("--circular:", none)),
-        ("DIPFKP", ["--model", "DoubleDIP", "--pull", 3], ("--pull 3.0", "DoubleDIP")),
+        ("DIPFKP", ["--model", "DoubleDIP", "--proximal-weight", 3], ("--proximal-weight 3.0", "DoubleDIP")),
         ("KernelGANFKP", ["--preset", "prediction", "--critic-steps", 3], ("--critic-steps 3", none)),
-        ("KernelGANFKP", ["--preset", "prediction", "--no-stop-when-settled"], ("--no-stop-when-settled:", none)),
+        ("KernelGANFKP", ["--preset", "prediction", "--no-stop-when-converged"], ("--no-stop-when-converged:", none)),
         ("KernelGANFKP", ["--preset", "prediction", "--start", "fixed"], ("--iterations 0",)),
-        ("KernelGANFKP", ["--model", "KernelGAN", "--pull", 3], ("--pull 3.0", "KernelGAN")),
+        ("KernelGANFKP", ["--model", "KernelGAN", "--proximal-weight", 3], ("--proximal-weight 3.0", "KernelGAN")),
     ):
         refused(typed(project, *photo, *arguments), *told)
     assert not (own.parent / "out").exists()
@@ -270,9 +270,9 @@ def test_float32_is_a_setting_where_usrnet_runs_and_somebody_asks_for_it():
 
 def test_float32_is_a_setting_where_a_critic_learns():
     for model, name, expected in (
-        ("KernelGANFKP", "default", True),
+        ("KernelGANFKP", "search", True),
         ("KernelGANFKP", "prediction", False),
-        ("KernelGAN", "default", False),
+        ("KernelGAN", "search", False),
     ):
         settings = preset(name, model, 2)
         options = KernelGANFKP.main.Options(model=model, preset=name, settings=settings, float32=True)

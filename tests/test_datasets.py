@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from blindsr.batch.inputs import find_items, input_items
-from blindsr.images import read_image, read_kernel, to_uint8
+from blindsr.images import read_image, to_uint8
+from blindsr.kernel_files import read_kernel
 from data.prepare_dataset import prepare_for as prepare
 
 

@@ -58,7 +58,7 @@ def lr(monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "to", _to)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
     monkeypatch.setattr(torch.optim, "Adam", _Adam)
-    monkeypatch.setattr(KernelPrior, "latent_for", KernelPrior.encode)  # without its 200 steps
+    monkeypatch.setattr(KernelPrior, "invert", KernelPrior.encode)  # without its 200 steps
     with Fake(allow_non_fake_inputs=True):
         yield torch.empty(1, 3, 96, 96, device=ELSEWHERE)
 
@@ -77,7 +77,7 @@ def test_fakes_refuse_to_mix_devices(lr):
 def test_dip_fkp_on_another_device(lr, model):
     prior, predictor, _ = networks()
     settings = replace(
-        dip.preset("default"), iterations=3, ssim_iterations=1, frozen_iterations=1, image_iterations=2, crop=64
+        dip.preset("search"), iterations=3, ssim_iterations=1, frozen_iterations=1, image_iterations=2, crop=64
     )
     settings = replace(settings, channels=8, image_channels=8, non_local=True)
     estimate = dip.estimate(lr, 2, prior=prior, predictor=predictor, settings=settings, model=model, want_image=True)
@@ -88,7 +88,7 @@ def test_dip_fkp_on_another_device(lr, model):
 @pytest.mark.parametrize("scale_factor", [2, 4])
 def test_kernelgan_fkp_on_another_device(lr, model, scale_factor):
     prior, predictor, _ = networks()
-    settings = replace(gan.preset("default", model, scale_factor), iterations=2, frozen_iterations=0)
+    settings = replace(gan.preset("search", model, scale_factor), iterations=2, frozen_iterations=0)
     estimate = gan.estimate(lr, scale_factor, prior=prior, predictor=predictor, settings=settings, model=model)
     assert estimate.kernel.device.type == "cpu"
 

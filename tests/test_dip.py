@@ -52,25 +52,26 @@ def test_paper_preset_is_the_papers():
     assert preset("paper") == DIPSettings(
         1000, 80, 75, 128, True, 960, "centre", 5e-3, 0.5, 0.0, None, None, "fixed", True
     )
-    assert preset("default", "DoubleDIP") == preset("search")  # it has nothing to predict with
-    with pytest.raises(ValueError, match="--preset papers: must be one of default, search, paper"):
+    with pytest.raises(ValueError, match="DoubleDIP has no predicted start"):
+        preset("prediction", "DoubleDIP")
+    with pytest.raises(ValueError, match="--preset papers: must be one of prediction, search, paper"):
         preset("papers")
 
 
 def test_the_prediction_alone_is_where_the_search_starts(blurred, prior):
     predictor = KernelPredictor.from_pretrained()
     searches = [dataclasses.replace(preset("search"), iterations=n, frozen_iterations=0, channels=8) for n in (0, 1)]
-    assert searches[0] == dataclasses.replace(preset("default"), frozen_iterations=0, channels=8)
+    assert searches[0] == dataclasses.replace(preset("prediction"), frozen_iterations=0, channels=8)
     alone, started = (
         estimate(blurred[0], 2, prior=prior, predictor=predictor, settings=settings) for settings in searches
     )
     assert torch.equal(alone.kernel, started.path[0][1])
     assert not torch.equal(alone.kernel, started.kernel)
-    assert (alone.losses, alone.moved, alone.expected_error) == ([], 0, started.expected_error)
+    assert (alone.losses, alone.relative_change, alone.expected_error) == ([], 0, started.expected_error)
 
 
 def test_the_prediction_alone_has_a_picture_too(blurred, prior):
-    settings = dataclasses.replace(preset("default"), image_iterations=2, image_channels=8)
+    settings = dataclasses.replace(preset("prediction"), image_iterations=2, image_channels=8)
     predictor = KernelPredictor.from_pretrained()
     found = estimate(blurred[0], 2, prior=prior, predictor=predictor, settings=settings, want_image=True)
     assert found.image is not None
@@ -82,7 +83,7 @@ def test_no_iterations_need_a_prediction(blurred):
     with pytest.raises(ValueError, match="--iterations 0"):
         DIPSettings(iterations=0, frozen_iterations=0)
     with pytest.raises(ValueError, match="--model DIPSoftmax: it has no predicted start"):
-        estimate(blurred[0], 2, model="DIPSoftmax", settings=preset("default"))
+        estimate(blurred[0], 2, model="DIPSoftmax", settings=preset("prediction"))
 
 
 @pytest.mark.parametrize("size", [(3, 3), (3, 5), (21, 21), (33, 50), (72, 96)])
@@ -155,7 +156,7 @@ def test_the_papers_search_runs(blurred, prior):
     settings = dataclasses.replace(preset("paper"), iterations=8, ssim_iterations=5, frozen_iterations=4)
     found = estimate(blurred[0], 2, prior=prior, settings=settings, want_image=True)
     assert len(found.losses) == 8
-    assert found.moved > 0
+    assert found.relative_change > 0
     assert float(found.kernel.sum()) == pytest.approx(1, abs=1e-5)
     assert found.image.shape[-2:] == tuple(2 * side for side in blurred[0].shape[-2:])
 

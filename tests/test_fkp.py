@@ -9,7 +9,7 @@ from blindsr.kernels import kernel_side, random_kernels
 from blindsr.paths import pretrained_path
 from FKP import KernelPrior, SphericalAdam, project_to_sphere
 from FKP.flow import NormalizingFlow
-from FKP.training import TrainingSettings, negative_log_likelihood, train, validation_kernels
+from FKP.training import PriorSettings, negative_log_likelihood, train, validation_kernels
 
 OFFICIAL = (2, 3, 4)
 SHIPPED = (2, 3, 4, 8)
@@ -130,7 +130,7 @@ def test_validation_grid_is_the_published_one():
     assert len(validation_kernels(2)) == lambdas**2 * len(np.arange(0, math.pi, 0.2))
 
 
-SHORT = TrainingSettings(epochs=4, kernels_per_epoch=2000, validate_every=2)
+SHORT = PriorSettings(epochs=4, kernels_per_epoch=2000, validate_every=2)
 
 
 def test_training_makes_kernels_likelier(tmp_path):
@@ -179,7 +179,7 @@ def test_density_of_a_single_peak_is_finite_and_low():
 
 
 def test_resuming_with_other_settings_is_refused(tmp_path):
-    train(2, TrainingSettings(epochs=1, kernels_per_epoch=200), tmp_path, torch.device("cpu"))
+    train(2, PriorSettings(epochs=1, kernels_per_epoch=200), tmp_path, torch.device("cpu"))
     with pytest.raises(ValueError, match=r"FKP_x2_last\.pt"):
         train(3, SHORT, tmp_path, torch.device("cpu"), resume=tmp_path / "FKP_x2_last.pt")
 
@@ -203,4 +203,4 @@ def test_bad_weights_are_refused_in_one_line(tmp_path, evil_pickle):
 def test_a_batch_left_over_is_refused():
     """Of one kernel, batch normalisation would make no number."""
     with pytest.raises(ValueError, match="--kernels-per-epoch 201"):
-        TrainingSettings(kernels_per_epoch=201)
+        PriorSettings(kernels_per_epoch=201)

@@ -22,7 +22,8 @@ from PIL import Image
 
 from blindsr import images
 from blindsr.checkpoints import load_checkpoint
-from blindsr.images import read_image, read_kernel
+from blindsr.images import read_image
+from blindsr.kernel_files import read_kernel
 
 FILES = settings(
     max_examples=int(os.environ.get("BLINDSR_DAMAGED_FILES", "1200")) // 3,

@@ -11,17 +11,9 @@ import torch
 from PIL import Image, ImageCms, ImageOps
 
 from blindsr import images
-from blindsr.files import write_whole
-from blindsr.images import (
-    Picture,
-    read_image,
-    read_kernel,
-    read_picture,
-    to_uint8,
-    write_image,
-    write_kernel,
-    write_like,
-)
+from blindsr.files import atomic_write
+from blindsr.images import Picture, read_image, read_picture, to_uint8, write_image, write_like
+from blindsr.kernel_files import read_kernel, write_kernel
 
 
 @pytest.fixture
@@ -348,7 +340,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path.write_text("old")
 
     def fail():
-        with write_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("half")
             raise RuntimeError("interrupted")
 

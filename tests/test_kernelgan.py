@@ -152,7 +152,7 @@ def test_a_seed_gives_one_kernel_that_sums_to_one(lr, prior, model):
     assert first.path[0][0] == 0
     assert first.path[-1][0] == 4
     # KernelGAN does not start at a kernel.
-    assert (first.moved is None) if model == "KernelGAN" else (first.moved > 0)
+    assert (first.relative_change is None) if model == "KernelGAN" else (first.relative_change > 0)
 
 
 @pytest.mark.parametrize("model", ["KernelGANFKP", "KernelGAN"])
@@ -206,9 +206,15 @@ def test_the_papers_preset():
 
 
 def test_settings_and_scales_that_there_are_not(lr):
-    changed = {"start": "predicted", "pull": 1.0, "frozen_iterations": 1, "stop_when_settled": True, "penalty": 1.0}
+    changed = {
+        "start": "predicted",
+        "proximal_weight": 1.0,
+        "frozen_iterations": 1,
+        "stop_when_converged": True,
+        "penalty": 1.0,
+    }
     for name, value in changed.items():
-        settings = dataclasses.replace(preset("default", "KernelGAN", 2), **{name: value})
+        settings = dataclasses.replace(preset("search", "KernelGAN", 2), **{name: value})
         with pytest.raises(ValueError, match=f"--{name.replace('_', '-')}"):
             estimate(lr, 2, settings=settings, model="KernelGAN")
         with pytest.raises(ValueError, match=f"--{name.replace('_', '-')}"):
@@ -220,7 +226,7 @@ def test_settings_and_scales_that_there_are_not(lr):
 def test_the_search_ends_when_the_kernel_rests_and_says_whether_it_does(lr, prior, monkeypatch):
     monkeypatch.setattr("KernelGANFKP.estimator.WINDOW", 10)
     resting = dataclasses.replace(
-        SHORT, iterations=30, batch=1, critic_steps=1, crop=32, kernel_rate=1e-9, stop_when_settled=True
+        SHORT, iterations=30, batch=1, critic_steps=1, crop=32, kernel_rate=1e-9, stop_when_converged=True
     )
     found = estimate(lr, 2, prior=prior, settings=resting)
     assert len(found.losses) == 20
@@ -237,7 +243,7 @@ def test_the_prediction_can_be_had_without_a_search(lr, prior, scale_factor):
     predictor = KernelPredictor.from_pretrained()
     settings = preset("prediction", "KernelGANFKP", scale_factor)
     alone = estimate(lr, scale_factor, prior=prior, predictor=predictor, settings=settings)
-    assert (alone.losses, alone.moved, alone.converged) == ([], 0, None)
+    assert (alone.losses, alone.relative_change, alone.converged) == ([], 0, None)
     searched = dataclasses.replace(settings, iterations=1, frozen_iterations=0, batch=2)
     found = estimate(lr, scale_factor, prior=prior, predictor=predictor, settings=searched)
     assert torch.equal(alone.path[0][1], found.path[0][1])
@@ -252,11 +258,12 @@ def test_the_prediction_can_be_had_without_a_search(lr, prior, scale_factor):
 def test_the_pull_and_the_frozen_iterations_hold_the_kernel(lr, prior):
     free = dataclasses.replace(SHORT, iterations=12, batch=2, critic_steps=1, crop=32, kernel_rate=0.05)
     moved = {
-        pull: estimate(lr, 2, prior=prior, settings=dataclasses.replace(free, pull=pull)).moved for pull in (0.0, 1e4)
+        pull: estimate(lr, 2, prior=prior, settings=dataclasses.replace(free, proximal_weight=pull)).relative_change
+        for pull in (0.0, 1e4)
     }
     assert moved[1e4] < 0.7 * moved[0.0]
     frozen = estimate(lr, 2, prior=prior, settings=dataclasses.replace(free, frozen_iterations=11))
-    assert 0 < frozen.moved < moved[0.0]
+    assert 0 < frozen.relative_change < moved[0.0]
     assert torch.equal(frozen.path[-2][1], frozen.path[0][1])
 
 

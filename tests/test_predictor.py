@@ -15,7 +15,7 @@ from DIPFKP.estimator import DIPSettings, estimate
 from FKP import KernelPrior
 from KernelPredictor import KernelPredictor
 from KernelPredictor import predictor as predicting
-from KernelPredictor.predictor import NARROWING, TILE, TILES, _textured_tiles, from_log_covariance, to_log_covariance
+from KernelPredictor.predictor import SHRINKAGE, TILE, TILES, _textured_tiles, from_log_covariance, to_log_covariance
 from KernelPredictor.training import CropSource, PredictorSettings, laplace_loss, train
 
 
@@ -115,9 +115,9 @@ def test_a_prediction_is_narrower_by_a_share_of_the_error_it_expects(predictor, 
     )
     lr = quantize(degrade(photograph, random_kernels(1, 2, torch.Generator().manual_seed(3)), 2))
     narrowed = predictor.predict(lr, 2)
-    monkeypatch.setattr(predicting, "NARROWING", 0.0)
+    monkeypatch.setattr(predicting, "SHRINKAGE", 0.0)
     likeliest = predictor.predict(lr, 2)
-    lower = NARROWING * likeliest.expected_error
+    lower = SHRINKAGE * likeliest.expected_error
     torch.testing.assert_close(entries[1] - entries[0], torch.tensor([[lower, lower, 0.0]], dtype=torch.float64))
     assert narrowed.expected_error == likeliest.expected_error
     assert narrowed.kernel.max() > likeliest.kernel.max()
@@ -161,7 +161,7 @@ def test_only_the_textured_tiles_of_a_large_picture_are_looked_at():
 def test_a_code_is_found_for_every_kernel(scale_factor):
     prior = KernelPrior.from_pretrained(scale_factor)
     for kernel in random_kernels(3, scale_factor, torch.Generator().manual_seed(1)).split(1):
-        latent = prior.latent_for(kernel)
+        latent = prior.invert(kernel)
         assert float(latent.norm()) == pytest.approx(kernel_side(scale_factor) - 1, abs=1e-3)
         assert kernel_psnr(prior.decode(latent), kernel) > 60
 
@@ -185,7 +185,7 @@ def test_the_pull_keeps_the_search_near_the_prediction(predictor, photograph):
     prior, predicted = KernelPrior.from_pretrained(2), predictor.predict(lr, 2).kernel
     distances = []
     for pull in (0.0, 1e3):
-        settings = replace(SMALL_FIT, iterations=16, ssim_iterations=2, frozen_iterations=2, pull=pull)
+        settings = replace(SMALL_FIT, iterations=16, ssim_iterations=2, frozen_iterations=2, proximal_weight=pull)
         found = estimate(lr, 2, prior=prior, predictor=predictor, settings=settings)
         distances.append(float((found.kernel - predicted).norm()))
     assert distances[1] < 0.5 * distances[0]

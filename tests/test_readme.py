@@ -13,7 +13,8 @@ import pytest
 import torch
 from commands import REPOSITORY, typed
 
-from blindsr.images import write_image, write_kernel
+from blindsr.images import write_image
+from blindsr.kernel_files import write_kernel
 from blindsr.kernels import random_kernels
 from blindsr.paths import DATA
 

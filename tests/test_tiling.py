@@ -66,7 +66,7 @@ def test_the_tile_follows_from_the_free_memory(monkeypatch):
     assert sides[0.01] == tiling.SMALLEST_TILE
     assert sides[64] == tiling.LARGEST_TILE
     assert sides[0.5] < sides[1] < sides[4]
-    assert (sides[1] + 2 * tiling.MARGIN) ** 2 * tiling.BYTES_PER_PIXEL == pytest.approx(2**29, rel=0.01)
+    assert (sides[1] + 2 * tiling.MARGIN) ** 2 * tiling.PRIOR_STEP_BYTES == pytest.approx(2**29, rel=0.01)
 
 
 class SmallMemory(ResUNet):

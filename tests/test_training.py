@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from blindsr.training.loop import Schedule, fit, process_rank, step_generator, training_device
+from blindsr.training.loop import TrainingSettings, fit, process_rank, step_generator, training_device
 from blindsr.training.optimizers import MuonAdam
 
 PICTURES = [torch.zeros(3, 8, 8, dtype=torch.uint8)]
-SHORT = Schedule(4, 1e-2, 1e-2, clip=1.0, held_out=1, sigma_max=0.0, warmup=1, validate_every=2)
+SHORT = TrainingSettings(4, 1e-2, 1e-2, clip=1.0, held_out=1, sigma_max=0.0, warmup=1, validate_every=2)
 
 
 def network(channels_last=False):

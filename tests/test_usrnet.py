@@ -12,13 +12,13 @@ from skimage.registration import phase_cross_correlation
 
 from blindsr.batch.inputs import find_items
 from blindsr.degradation import degrade
-from blindsr.images import write_kernel
+from blindsr.kernel_files import write_kernel
 from blindsr.kernels import random_kernels
 from blindsr.paths import pretrained_path
 from NonblindSR import usrnet
 from NonblindSR.evaluation import evaluate, read_known_kernel
 from NonblindSR.tiling import pretrained_nonblind
-from NonblindSR.training import PatchSource, TrainingSettings, identity_start, rmse, train
+from NonblindSR.training import PatchSource, USRNetSettings, identity_start, rmse, train
 from NonblindSR.usrnet import USRNet, blur_spectra, data_step, fold_spectrum, tile_spectrum
 
 
@@ -213,7 +213,7 @@ def test_bad_input_is_refused():
         USRNet.from_pretrained(pretrained_path("FKP_x2.pt"))
 
 
-SHORT = TrainingSettings(steps=6, batch=2, patch=24, validate_every=2, held_out=1, scales=(2, 3), warmup=1)
+SHORT = USRNetSettings(steps=6, batch=2, patch=24, validate_every=2, held_out=1, scales=(2, 3), warmup=1)
 
 
 @pytest.fixture
@@ -290,7 +290,7 @@ def test_the_root_mean_squared_error_is_each_patch_s_own():
 def test_training_raises_the_validation_score(tmp_path, photos):
     scores = []
     for steps in (1, 40):
-        settings = TrainingSettings(steps=steps, batch=2, patch=36, held_out=1, scales=(2,), warmup=5, noise_free=1.0)
+        settings = USRNetSettings(steps=steps, batch=2, patch=36, held_out=1, scales=(2,), warmup=5, noise_free=1.0)
         train(photos, settings, tmp_path, torch.device("cpu"), on_validation=lambda e: scores.append(e["scores"][2]))
     assert scores[1] > scores[0] + 0.3
 
@@ -308,7 +308,7 @@ def test_checkpoints_older_than_a_setting_are_resumed_with_its_default(tmp_path,
 
 def test_resuming_with_other_settings_is_refused(tmp_path, photos):
     train(photos, SHORT, tmp_path, torch.device("cpu"))
-    other = TrainingSettings(steps=8, batch=2, patch=24, held_out=1)
+    other = USRNetSettings(steps=8, batch=2, patch=24, held_out=1)
     with pytest.raises(ValueError, match=r"last\.pt"):
         train(photos, other, tmp_path, torch.device("cpu"), resume=tmp_path / "last.pt")
     with pytest.raises(ValueError, match="pictures"):

@@ -433,7 +433,7 @@ def _line(result: Result) -> str:
     if took:
         parts.append(" + ".join(took))
     if result.converged is False:
-        parts.append("the kernel had not come to rest")
+        parts.append("the kernel had not converged")
     return "  ".join([*parts, *result.notes])
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from blindsr.batch.inputs import picture_paths
 from blindsr.degradation import degrade, modcrop
-from blindsr.images import read_image, read_kernel, to_uint8, write_image, write_kernel
+from blindsr.images import read_image, to_uint8, write_image
+from blindsr.kernel_files import read_kernel, write_kernel
 
 __all__ = ["DrawKernel", "prepare"]
 

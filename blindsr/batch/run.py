@@ -20,7 +20,8 @@ from blindsr.batch.records import UNFINISHED, Records, hash_inputs
 from blindsr.degradation import modcrop
 from blindsr.estimation import Estimator, NonblindSR, OnStep
 from blindsr.figures import save_kernel_comparison, save_search
-from blindsr.images import read_image, read_kernel, read_picture, to_uint8, write_kernel, write_like
+from blindsr.images import read_image, read_picture, to_uint8, write_like
+from blindsr.kernel_files import read_kernel, write_kernel
 from blindsr.metrics import kernel_psnr, psnr_ssim_y
 from blindsr.restoration import restore
 
@@ -47,8 +48,8 @@ class Result:
     expected_error: float | None = None
     """Error to expect of the kernel's covariance, relative to it, where the estimator knows."""
     converged: bool | None = None
-    """Whether the kernel had come to rest, where the estimator checks that."""
-    moved: float | None = None
+    """Whether the kernel had converged, where the estimator checks that."""
+    relative_change: float | None = None
     """How far the search took the kernel from its start, relative to that."""
     losses: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     """Loss curves, of the kernel and where there is one of the critic: (iteration, loss), at most :data:`CURVE`."""
@@ -87,7 +88,7 @@ def process(
         nonblind: see :class:`blindsr.estimation.NonblindSR`; without it the estimator's own image, if any, is the
             result.
         sigma: noise level that ``nonblind`` is told, in image range.
-        periodic: whether the pictures go on at the opposite border, as those of prepared data sets do. Others are
+        periodic: whether the pictures have a periodic boundary, as those of prepared data sets do. Others are
             mirrored at their borders for ``nonblind``, which takes them for periodic.
         progress: called with each item; returns what is called after each step on it, of the estimator and then of
             ``nonblind``.
@@ -164,8 +165,8 @@ def _make(
         kernels = {"true": true_kernel, **kernels}
     save_kernel_comparison(folder / f"{item.name}_kernel.png", kernels)
     if verbose:
-        moved = "" if estimate.moved is None else f"\nmoved {estimate.moved:.1%}"
-        end = f"end{moved}" if len(estimate.path) > 1 else "predicted"
+        change = "" if estimate.relative_change is None else f"\nchange {estimate.relative_change:.1%}"
+        end = f"end{change}" if len(estimate.path) > 1 else "predicted"
         save_search(folder / f"{item.name}_search.png", estimate.path, losses, end, estimate.kernel)
     if image is not None:
         write_like(folder / f"{item.name}.png", image, picture)
@@ -178,7 +179,7 @@ def _make(
         sr_seconds=sr_seconds,
         expected_error=estimate.expected_error,
         converged=estimate.converged,
-        moved=estimate.moved,
+        relative_change=estimate.relative_change,
         losses={name: _thinned(values) for name, values in losses.items()},
         notes=notes,
     )
@@ -190,7 +191,7 @@ def _thinned(values: list[float]) -> list[tuple[int, float]]:
     return [(int(index) + 1, float(f"{values[index]:.4g}")) for index in chosen]
 
 
-_NUMBERS = ("psnr", "ssim", "kernel_psnr", "seconds", "sr_seconds", "expected_error", "moved")
+_NUMBERS = ("psnr", "ssim", "kernel_psnr", "seconds", "sr_seconds", "expected_error", "relative_change")
 
 
 def _fields(result: Result) -> dict[str, Any]:

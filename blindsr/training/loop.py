@@ -23,7 +23,7 @@ from blindsr.training.optimizers import MuonAdam
 
 __all__ = [
     "OnValidation",
-    "Schedule",
+    "TrainingSettings",
     "fit",
     "process_count",
     "process_rank",
@@ -36,7 +36,7 @@ OnValidation = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
-class Schedule:
+class TrainingSettings:
     """What the trainings of all networks have in common; each sets its own numbers."""
 
     steps: int
@@ -119,7 +119,7 @@ def fit(
     average: Network,
     draw_loss: Callable[[nn.Module, torch.Generator], Tensor],
     validate: Callable[[], dict[int, float]],
-    settings: Schedule,
+    settings: TrainingSettings,
     images: list[Tensor],
     folder: Path,
     name: str,
