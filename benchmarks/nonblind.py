@@ -46,6 +46,8 @@ class Options:
     """Names of photographs in ``skimage.data``."""
     scales: tuple[int, ...] = (2, 3, 4)
     """Scale factors."""
+    noises: tuple[int, ...] = (0, 10)
+    """Standard deviations of Gaussian noise, in grey levels of 255."""
     results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = RESULTS
     """Folder of the records."""
 
@@ -95,7 +97,7 @@ def main() -> int:
     for (name, scale_factor), examples in sets.items():
         for weights, path in files.items():
             what = {"dataset": name, "scale": scale_factor, "weights": weights, "fingerprint": fingerprint(path)}
-            row = [what | {"noise": noise, "picture": picture} for noise in (0, 10) for picture in examples]
+            row = [what | {"noise": noise, "picture": picture} for noise in options.noises for picture in examples]
             measured(options.results / "nonblind.jsonl", [row], partial(measure, examples=examples, path=path))
     print(tables.nonblind(options.results))
     return 0
