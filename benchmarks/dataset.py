@@ -81,6 +81,17 @@ def fingerprint_of(method: Method, weights: Weights) -> str:
     return fingerprint(settings, weights.prior, weights.usrnet, *predictor)
 
 
+def identity(dataset: str, scale_factor: int, method: Method, weights: Weights) -> What:
+    """What a row's records have in common; picture and seed are each one's own."""
+    return {
+        "dataset": dataset,
+        "scale": scale_factor,
+        "method": method,
+        "weights": "none" if method == "bicubic" else weights.name,
+        "fingerprint": fingerprint_of(method, weights),
+    }
+
+
 @cache
 def tools(method: Preset, scale_factor: int, weights: Weights) -> tuple[Estimator, NonblindSR]:
     """Estimator and USRNet, read once a process."""
@@ -148,9 +159,7 @@ def main() -> int:
     for (dataset, scale_factor), items in found.items():
         for method in options.methods:
             for weights in weights_for(options, scale_factor):
-                what = {"dataset": Path(dataset).name, "scale": scale_factor, "method": method}
-                what |= {"weights": "none" if method == "bicubic" else weights.name}
-                what |= {"fingerprint": fingerprint_of(method, weights)}
+                what = identity(Path(dataset).name, scale_factor, method, weights)
                 seeds = options.seeds if method in ("search", "paper") else (0,)
                 row = [what | {"picture": name, "seed": seed} for seed in seeds for name in items]
                 measured(path, [row], partial(measure, items=items, weights=weights))

@@ -122,6 +122,7 @@ def test_what_the_commands_measure_is_known(script, option, known, in_this_proce
         assert set(words[: ends[0] if ends else None]) <= set(names), command
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [command for command in COMMANDS if extra_options(command) is not None])
 def test_command(command, small, in_this_process):
     line = command.removeprefix(". ./setup.sh && ")
@@ -147,6 +148,7 @@ def test_command(command, small, in_this_process):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [block for language, block in BLOCKS if language == "python"])
 def test_example(block):
     exec(compile(block, "example", "exec"), {"__name__": "example"})
