@@ -6,11 +6,12 @@ from typing import Annotated
 
 import tyro
 
-from blindsr.batch.cli import parse, run, training_bar
+from blindsr.command import parse, run
 from blindsr.devices import DeviceName, pick_device
-from blindsr.paths import RUNS
+from blindsr.paths import runs_folder
 from blindsr.training.loop import training_device
 from blindsr.training.photographs import hold_out, read_photographs
+from blindsr.training.progress import training_bar
 from KernelPredictor.predictor import KernelPredictor
 from KernelPredictor.training import PredictorSettings, train, validate
 
@@ -28,8 +29,9 @@ class Options:
     """Train on all photographs but the last --held-out."""
     evaluate: bool = False
     """Print the mean error of the log-covariance on crops of the last --held-out photographs, by scale factor."""
-    output_dir: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = RUNS / "predictor"
-    """Where kernel_predictor.pth (the averaged weights), best.pth, last.pt and training.png (the log) go."""
+    output_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], help_behavior_hint="")] = None
+    """Where kernel_predictor.pth (the averaged weights), best.pth, last.pt and training.png (the log) go; without it,
+    runs/predictor."""
     restore_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """With --train: a last.pt of the same settings to resume from. With --evaluate: weights to use instead of the
     shipped ones."""
@@ -41,7 +43,7 @@ class Options:
 
 
 def run_training(options: Options) -> int:
-    settings, folder = options.training, options.output_dir
+    settings, folder = options.training, options.output_dir or runs_folder() / "predictor"
     images = read_photographs(options.images, SMALLEST_SIDE)
     with (
         training_device(options.device) as device,

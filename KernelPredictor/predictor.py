@@ -18,7 +18,7 @@ from blindsr.images import LUMA
 from blindsr.kernels import SCALE_FACTORS, gaussian_kernels, kernel_side, variance_range
 from blindsr.paths import pretrained_path
 
-__all__ = ["KernelPredictor", "Prediction", "Start", "from_log_covariance", "to_log_covariance"]
+__all__ = ["KernelPredictor", "Prediction", "Start", "from_log_covariance", "predictor_path", "to_log_covariance"]
 
 Start = Literal["fixed", "predicted"]
 """Where a search of the latent space starts: at one kernel for all images (the paper), or at the predictor's."""
@@ -198,6 +198,11 @@ class KernelPredictor(nn.Module):
         lambda1, lambda2, theta = from_log_covariance(mean.cpu().double(), scale_factor, share)
         kernel = gaussian_kernels(lambda1, lambda2, theta, kernel_side(scale_factor), scale_factor)
         return Prediction(kernel.float(), expected_error)
+
+
+def predictor_path(photographs: bool) -> Path:
+    """The shipped weights for photographs, or for laboratory data."""
+    return pretrained_path("kernel_predictor.pth")
 
 
 def _textured_tiles(luma: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor
 
-from blindsr.batch.cli import parse, run
+from blindsr.command import parse, run
 from blindsr.degradation import centre_crop, degrade, modcrop, quantize
 from blindsr.kernels import gaussian_kernels, kernel_side, variance_range
 from blindsr.training.photographs import hold_out, read_photographs

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blindsr.batch.cli import parse, run
 from blindsr.checks import require_positive
+from blindsr.command import parse, run
 from blindsr.devices import DeviceName, keep_freed_memory, pick_device
 from KernelGANFKP.losses import wasserstein_loss
 from KernelGANFKP.networks import Critic

@@ -21,15 +21,15 @@ from torch import Tensor
 
 import DIPFKP.estimator
 import KernelGANFKP.estimator
-from blindsr.batch.cli import parse, run
 from blindsr.batch.inputs import find_items
+from blindsr.command import parse, run
 from blindsr.degradation import centre_crop
 from blindsr.devices import pick_device
 from blindsr.estimation import Estimator, Preset
 from blindsr.images import write_image
 from blindsr.kernels import as_kernel
 from blindsr.metrics import kernel_psnr
-from blindsr.paths import RUNS
+from blindsr.paths import runs_folder
 from data.prepare_dataset import prepare_for
 from KernelGANFKP.estimator import GANModel, preset
 from logbook import measured
@@ -56,7 +56,7 @@ METHODS = ("KernelGAN", "KernelGAN-FKP, paper", "KernelGAN-FKP", *DIP_PRESETS)
 class Options:
     """What ``python benchmarks/estimators.py`` takes."""
 
-    log: Path = RUNS / "estimators.jsonl"
+    log: Path = runs_folder() / "estimators.jsonl"
     """Where runs are written to, and read from where they are there already."""
     methods: tuple[str, ...] = METHODS
     """Which estimators."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from blindsr.batch.cli import parse, run
 from blindsr.checks import require_positive
+from blindsr.command import parse, run
 from blindsr.devices import DeviceName, keep_freed_memory, pick_device, preferred_memory_format
 from blindsr.initialization import draw_parameters
 from DIPFKP.estimator import preset

@@ -6,7 +6,7 @@ python benchmarks/likelihood.py --official DIR     DIR holds FKP_x2.pt, FKP_x3.p
 from dataclasses import dataclass
 from pathlib import Path
 
-from blindsr.batch.cli import parse, run
+from blindsr.command import parse, run
 from FKP import KernelPrior
 from FKP.training import negative_log_likelihood, validation_kernels
 

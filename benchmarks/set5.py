@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from blindsr.batch.cli import parse, run
 from blindsr.batch.inputs import find_items
-from blindsr.batch.run import process
+from blindsr.batch.run import Job, process
+from blindsr.command import parse, run
 from blindsr.devices import pick_device
 from blindsr.estimation import Preset
 from DIPFKP.estimator import preset, pretrained_estimator
@@ -61,9 +61,8 @@ def row(options: Options, scale_factor: int, weights: Path | None) -> str:
     with tempfile.TemporaryDirectory() as folder:
         for seed in options.seeds:
             began = time.perf_counter()
-            for result in process(
-                items, estimator, scale_factor, Path(folder), device=device, seed=seed, nonblind=nonblind
-            ):
+            job = Job(estimator, scale_factor, device, nonblind, seed=seed)
+            for result in process(items, job, Path(folder)):
                 if result.error is not None:
                     raise ValueError(result.error)
                 seconds = time.perf_counter() - began

@@ -21,12 +21,12 @@ import tyro
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from blindsr.batch.cli import parse, run
+from blindsr.command import parse, run
 from blindsr.degradation import centre_crop, degrade, modcrop, quantize
 from blindsr.devices import pick_device
 from blindsr.kernels import random_kernels
 from blindsr.metrics import kernel_psnr
-from blindsr.paths import RUNS
+from blindsr.paths import runs_folder
 from blindsr.training.photographs import hold_out, read_photographs
 from DIPFKP.estimator import preset, pretrained_estimator
 from logbook import measured
@@ -67,7 +67,7 @@ class Options:
 
     images: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """The photographs that the predictor was trained on; those it holds out (the last by name) are taken."""
-    log: Path = RUNS / "variants.jsonl"
+    log: Path = runs_folder() / "variants.jsonl"
     """Where measurements are written to, and read from where they are there already."""
     figure: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Picture to draw."""

@@ -2,12 +2,24 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from torch import Tensor
 
-__all__ = ["UNCERTAIN", "Estimate", "Estimator", "NonblindSR", "OnStep", "Preset", "SearchLog"]
+from blindsr.kernels import align, unalign
+
+__all__ = [
+    "UNCERTAIN",
+    "Estimate",
+    "Estimator",
+    "NoiseEstimator",
+    "NonblindSR",
+    "OnStep",
+    "Preset",
+    "SearchLog",
+    "place",
+]
 
 Preset = Literal["prediction", "search", "paper"]
 """Settings that every estimator has: the predicted kernel without a search, a search that begins there, and the
@@ -19,6 +31,10 @@ four times enlarged, have 0.06 to 0.23, gradients, single edges and flat areas 0
 
 OnStep = Callable[[int, int, float | None], None]
 """Called after every step with (steps done, steps in all, loss); what has no loss says None."""
+
+
+NoiseEstimator = Callable[[Tensor], float]
+"""Reads the noise level (image range) off an image, 1×3×h×w in [0, 1]."""
 
 
 class NonblindSR(Protocol):
@@ -36,7 +52,7 @@ class Estimate:
     """What an estimator found out about one LR image."""
 
     kernel: Tensor
-    """1×1×k×k float32 on the CPU, sum 1, the project's convention."""
+    """1×1×k×k float32 on the CPU, sum 1."""
     image: Tensor | None
     """1×3×(s·h)×(s·w) float32 on the CPU in [0, 1], where the estimator makes one and was asked for it."""
     losses: list[float]
@@ -54,6 +70,9 @@ class Estimate:
     correct: a large proximal weight makes a search converge at its start."""
     path: list[tuple[int, Tensor]] = field(default_factory=list)
     """The kernel along the search, its start and a dozen times more at most: (iterations done, 1×1×k×k)."""
+    aligned: bool = False
+    """Whether the kernel's centre is the aligned instead of the published one (:mod:`blindsr.kernels`). An estimator
+    may return either; :func:`place` moves the kernel to where the image needs it."""
     notes: tuple[str, ...] = ()
     """What a user should know of this estimate, a line each."""
 
@@ -72,6 +91,14 @@ class Estimate:
             return None
         start, end = self.path[0][1], self.path[-1][1]
         return float((end - start).norm() / start.norm())
+
+
+def place(estimate: Estimate, scale_factor: int, photograph: bool) -> Estimate:
+    """``estimate`` with the kernel where ``image`` needs it: aligned for a photograph, else as published."""
+    if estimate.aligned == photograph:
+        return estimate
+    kernel = (align if photograph else unalign)(estimate.kernel, scale_factor)
+    return replace(estimate, kernel=kernel, aligned=photograph)
 
 
 class Estimator(Protocol):

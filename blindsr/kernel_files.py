@@ -3,7 +3,7 @@
 import io
 import zlib
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import scipy.io
@@ -12,7 +12,10 @@ from torch import Tensor
 from blindsr.files import atomic_write
 from blindsr.kernels import as_kernel
 
-__all__ = ["read_kernel", "write_kernel"]
+__all__ = ["Centre", "read_centre", "read_kernel", "write_kernel"]
+
+Centre = Literal["published", "aligned"]
+"""Where a kernel's centre lies, see :mod:`blindsr.kernels`."""
 
 
 def read_kernel(path: Path) -> Tensor:
@@ -78,13 +81,29 @@ def _require_numbers(mat: bytes) -> None:
             raise TypeError("its Kernel is not a matrix of real numbers")
 
 
-def write_kernel(path: Path, kernel: Tensor) -> None:
+def read_centre(path: Path) -> Centre | None:
+    """Where the centre of the kernel in a file that :func:`write_kernel` made lies; None where the file does not say.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`read_kernel`.
+    """
+    read_kernel(path)
+    if path.suffix.lower() == ".npy":
+        return None
+    said = scipy.io.loadmat(str(path), variable_names=["Centre"]).get("Centre")
+    return next((centre for centre in get_args(Centre) if said is not None and [centre] == list(said.ravel())), None)
+
+
+def write_kernel(path: Path, kernel: Tensor, centre: Centre = "published") -> None:
     """Write a 1×1×k×k kernel as the variable ``Kernel`` (float64) of a MATLAB file, whole or not at all.
+
+    A kernel with the aligned centre (:mod:`blindsr.kernels`) is written with a variable ``Centre`` that says so.
 
     The same kernel makes the same file: the description that it begins with, in which SciPy puts the date, is fixed.
     """
     content = io.BytesIO()
-    scipy.io.savemat(content, {"Kernel": kernel.detach()[0, 0].cpu().double().numpy()})
+    variables: dict[str, Any] = {"Kernel": kernel.detach()[0, 0].cpu().double().numpy()}
+    scipy.io.savemat(content, variables if centre == "published" else {**variables, "Centre": centre})
     description = b"MATLAB 5.0 MAT-file, a blur kernel".ljust(116)
     with atomic_write(path) as temporary:
         temporary.write_bytes(description + content.getvalue()[116:])

@@ -16,7 +16,7 @@ from commands import REPOSITORY, typed
 from blindsr.images import write_image
 from blindsr.kernel_files import write_kernel
 from blindsr.kernels import random_kernels
-from blindsr.paths import DATA
+from blindsr.paths import data_folder
 
 TEXT = "\n".join((REPOSITORY / name).read_text() for name in ("README.md", "RESULTS.md"))
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, flags=re.S | re.M)
@@ -64,7 +64,7 @@ def small(tmp_path_factory, picture):
     for name in ("photographs/a.png", "photographs/b.png"):
         write_image(tmp / name, np.kron(pixels, np.ones((7, 7, 1), np.uint8)))
     write_kernel(tmp / "k.mat", random_kernels(1, 3, torch.Generator().manual_seed(0)))
-    shutil.copytree(DATA / "pretrained_models", tmp / "official")
+    shutil.copytree(data_folder() / "pretrained_models", tmp / "official")
     for scale_factor in (2, 3, 4):
         done = typed("data", "--sf", scale_factor, "--dataset", tmp / "Set5", script="prepare_dataset.py")
         assert done.returncode == 0, done.stderr
