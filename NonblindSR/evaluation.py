@@ -36,12 +36,15 @@ KernelConvention = Literal["auto", "fkp", "kernelgan"]
 """Where a known kernel's centre lies: as published (fkp) or aligned (kernelgan); both are cross-correlated."""
 
 
-def read_known_kernel(path: Path, convention: KernelConvention, scale_factor: int) -> tuple[Tensor, bool]:
+def read_known_kernel(
+    path: Path, convention: KernelConvention, scale_factor: int, variable: str | None = None
+) -> tuple[Tensor, bool]:
     """Read a kernel that somebody knows.
 
     Args:
         convention: "auto" goes by what the file says, else by the centre of mass. A kernel around the middle of its
             window, as of a plain point spread function, has neither centre and is moved to one, by interpolation.
+        variable: of a MATLAB file that holds several matrices, which one.
 
     Returns:
         1×1×k×k float32, sum 1, and whether its centre is the aligned one. A file whose kernel's sum is off by more
@@ -50,7 +53,7 @@ def read_known_kernel(path: Path, convention: KernelConvention, scale_factor: in
     Raises:
         FileNotFoundError, ValueError: see :func:`blindsr.kernel_files.read_kernel`.
     """
-    kernel = read_kernel(path)
+    kernel = read_kernel(path, variable)
     total = float(kernel.sum())
     if abs(total - 1) > 0.01:
         log.warning("%s: the kernel sums to %.4g; divided by that", path, total)

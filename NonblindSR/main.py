@@ -56,6 +56,8 @@ class Options(BatchOptions):
     kernel_convention: KernelConvention = "auto"
     """Where the centre of --kernel lies: as fkp (published) or kernelgan (aligned, as cameras and resizers need it);
     auto goes by what the file says, or else by its centre of mass."""
+    kernel_variable: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
+    """Which variable of the MATLAB file in --kernel is the kernel, where it holds several."""
     learning: TrainingOptions = field(default_factory=TrainingOptions)
 
 
@@ -99,12 +101,12 @@ def run_evaluation(options: Options) -> int:
 def run_kernel(options: Options, path: Path) -> int:
     if not options.paths:
         raise ValueError("--kernel needs -i PATH, the pictures to super-resolve with it")
-    kernel, aligned = read_known_kernel(path, options.kernel_convention, options.sf)
+    kernel, aligned = read_known_kernel(path, options.kernel_convention, options.sf, options.kernel_variable)
 
     def known(lr: Tensor, scale_factor: int, *, seed: int, on_step: OnStep | None = None) -> Estimate:
         return Estimate(kernel=kernel, image=None, losses=[], seconds=0.0, seed=seed, aligned=aligned)
 
-    settings = {"kernel_convention": options.kernel_convention}
+    settings = {"kernel_convention": options.kernel_convention, "kernel_variable": options.kernel_variable}
     told = Method("NonblindSR", "USRNet", known, settings=settings, files={"kernel": path})
     return run_batch(options, with_nonblind(told, options, pick_device(options.run.device)))
 

@@ -453,7 +453,7 @@ def test_the_photographs_of_the_shipped_weights(tmp_path, monkeypatch):
 
 def test_an_unusable_output_folder_is_told_before_the_work(own):
     (own.parent / "file").touch()
-    refused(typed("DIPFKP", "--SR", "-i", own, "-o", own.parent / "file"), "--output-dir", own.parent / "file")
+    refused(typed("DIPFKP", "--SR", "-i", own, "-o", own.parent / "file"), own.parent / "file", "-o")
 
 
 def test_a_thin_picture_is_estimated_whole(own):

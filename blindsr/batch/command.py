@@ -22,6 +22,7 @@ from blindsr.batch.summary import write_summary
 from blindsr.command import Bar, end_if_interrupted
 from blindsr.devices import gains_from_bfloat16, pick_device
 from blindsr.estimation import Estimator, NoiseEstimator, NonblindSR, OnStep
+from blindsr.files import probe_folder
 from blindsr.paths import data_folder
 
 __all__ = ["Method", "run_batch"]
@@ -88,7 +89,7 @@ def run_batch(options: BatchOptions, method: Method) -> int:
         if item.lr.resolve().parent == folder:
             raise ValueError(f"--output-dir {folder}: holds the input pictures; choose another folder")
         records.require_replaceable(item)
-    _make_folder(folder)
+    probe_folder(folder)
     results, interrupted = _work(items, job, folder, records)
     write_summary(folder)
     return _report(items, results, folder, interrupted, options.run.resume)
@@ -182,17 +183,6 @@ def _tells_case_apart(folder: Path) -> bool:
     there = next(path for path in (folder, *folder.parents) if path.exists())
     other = there.with_name(there.name.swapcase())
     return other == there or not (other.exists() and other.samefile(there))
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"--output-dir {folder}: cannot be made ({error.strerror}); choose another folder"
-        ) from error
-    if not os.access(folder, os.W_OK):
-        raise ValueError(f"--output-dir {folder}: cannot be written to; choose another folder")
 
 
 def _work(items: list[Item], job: Job, folder: Path, records: Records) -> tuple[list[Result], bool]:

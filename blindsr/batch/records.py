@@ -18,7 +18,7 @@ from typing import Any, Literal
 from filelock import FileLock, SoftFileLock, Timeout
 
 from blindsr.batch.inputs import Item
-from blindsr.files import atomic_write
+from blindsr.files import atomic_write, move_file
 
 __all__ = ["ENDINGS", "Record", "Records", "hash_file", "hash_inputs", "read_record", "record_path"]
 
@@ -194,8 +194,8 @@ class Records:
                 old.unlink()
         for file in record.files:
             if Path(file).name == file and (made / file).exists():
-                (made / file).replace(self.folder / file)
-        (made / JOURNAL).replace(path)
+                move_file(made / file, self.folder / file)
+        move_file(made / JOURNAL, path)
         shutil.rmtree(made, ignore_errors=True)
         return True
 
@@ -273,7 +273,7 @@ def _locked(path: Path) -> Iterator[None]:
     try:
         lock: FileLock | SoftFileLock = FileLock(path, blocking=False)
         lock.acquire()
-    except NotImplementedError:  # a file system without locks; a claim of a dead process has to be removed by hand
+    except NotImplementedError:  # a file system without locks; a claim of another machine's dead process stays
         lock = SoftFileLock(path, blocking=False)
         lock.acquire()
     try:

@@ -20,6 +20,7 @@ from blindsr.batch.records import Record, Records, hash_inputs
 from blindsr.degradation import modcrop
 from blindsr.estimation import Estimate, Estimator, NoiseEstimator, NonblindSR, OnStep, place
 from blindsr.figures import save_kernel_comparison, save_search
+from blindsr.files import move_file
 from blindsr.images import read_image, read_picture, to_uint8, write_like
 from blindsr.kernel_files import read_kernel, write_kernel
 from blindsr.metrics import kernel_psnr, psnr_ssim_y
@@ -125,7 +126,7 @@ def _process_one(
         with tempfile.TemporaryDirectory(dir=folder) as name:
             result = make(Path(name))
             for path in Path(name).iterdir():
-                path.replace(folder / path.name)
+                move_file(path, folder / path.name)
         return result
     earlier = _earlier(item, records, job.verbose)
     if earlier is not None:
