@@ -227,7 +227,7 @@ def test_the_crop_is_where_the_texture_is():
 def test_a_thin_picture_is_searched_whole(prior, monkeypatch, rows, seen):
     """A crop's border does not count, and where that would be most of it no crop is taken."""
     fitted = []
-    monkeypatch.setattr(DIPFKP.estimator, "_fit", lambda lr, *rest: fitted.append(tuple(lr.shape[-2:])))
+    monkeypatch.setattr(DIPFKP.estimator, "fit", lambda target, *rest: fitted.append(tuple(target.lr.shape[-2:])))
     estimate(torch.rand(1, 3, rows, 90), 2, prior=prior, settings=dataclasses.replace(SHORT, crop=128))
     assert fitted == [(seen, 90 if rows == seen else 58)]
 
