@@ -3,6 +3,7 @@ kernel that a predictor sees in it."""
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,15 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blindsr.degradation import border, centre_crop
-from blindsr.devices import free_memory
+from blindsr.devices import fetch_interval, free_memory
 from blindsr.estimation import Estimate, OnStep, SearchLog
 from blindsr.kernels import kernel_side
-from DIPFKP.fit import SearchedKernel, Target, baseline_kernel, fit, latent_kernel, ssim
+from DIPFKP.fit import Fit, SearchedKernels, Target, baseline_kernels, latent_kernels, ssim
 from DIPFKP.settings import DIPModel, DIPSettings, preset
 from FKP import KernelPrior
 from KernelPredictor import KernelPredictor
 
 __all__ = [
+    "DIPEstimator",
     "DIPModel",
     "DIPSettings",
     "estimate",
@@ -31,6 +33,8 @@ __all__ = [
 
 FIT_BYTES = 75
 """What fitting an image network takes for each of its channels and HR pixels, measured on a CPU."""
+MOST_AT_ONCE = 32
+"""Most images to search as one, far more than fill a GPU."""
 
 
 def textured_crop(lr: Tensor, side: int) -> Tensor:
@@ -48,7 +52,7 @@ def textured_crop(lr: Tensor, side: int) -> Tensor:
 
 @dataclass(frozen=True)
 class DIPEstimator:
-    """:func:`estimate` with all that does not depend on the image."""
+    """:func:`estimate` with all that does not depend on the image, for one image or several at once."""
 
     prior: KernelPrior | None = None
     predictor: KernelPredictor | None = None
@@ -56,53 +60,133 @@ class DIPEstimator:
     model: DIPModel = "DIPFKP"
     want_image: bool = False
 
-    @torch.random.fork_rng(devices=[])  # PyTorch's layers draw weights that are redrawn here
     def __call__(self, lr: Tensor, scale_factor: int, *, seed: int = 0, on_step: OnStep | None = None) -> Estimate:
+        return self.batch([lr], scale_factor, seeds=[seed], on_step=on_step)[0]
+
+    @torch.random.fork_rng(devices=[])  # PyTorch's layers draw weights that are redrawn here
+    def batch(
+        self, lrs: Sequence[Tensor], scale_factor: int, *, seeds: Sequence[int], on_step: OnStep | None = None
+    ) -> list[Estimate]:
+        """Estimates of several images that are searched as one, for a GPU, which one alone does not fill.
+
+        Each is what it is alone, but for rounding, which a search amplifies: first losses agree to 1e-5.
+
+        Args:
+            lrs: as of :func:`estimate`; all of one of :meth:`groups`.
+            seeds: one for each.
+            on_step: as of :func:`estimate`; the loss is the images' mean.
+
+        Returns:
+            Their seconds are equal shares of the time.
+
+        Raises:
+            ValueError: as :func:`estimate`, or the images cannot be searched as one.
+        """
         began = time.perf_counter()
-        settings = self.settings or preset("search", self.model)
-        _require_search(settings, self.model)
-        generator = torch.Generator().manual_seed(seed)
-        joint = _joint_target(lr, scale_factor, settings)
-        kernel, expected_error = self._start(lr, scale_factor, settings, generator)
-        refit = _refit_settings(settings, joint.lr.shape == lr.shape) if self.want_image else None
-        whole = Target(lr, scale_factor, settings.circular)
-        if settings.iterations:
-            _require_memory(joint, settings)
-        if refit is not None:
-            _require_memory(whole, refit)
+        settings = self._settings()
+        if len(self.groups(lrs, scale_factor)) > 1:
+            raise ValueError("pictures of different sizes cannot be searched as one")
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        joint, whole = self._targets(lrs, scale_factor)
+        refit = self._refit_settings(covered=joint.lr.shape[2:] == whole.lr.shape[2:])
+        for target, each in ((joint, settings), (whole, refit)):
+            if each is not None and each.iterations:
+                _require_memory(target, each)
+        kernels, errors = self._start(lrs, scale_factor, generators)
         total = settings.iterations + (refit.iterations if refit is not None else 0)
-        log = SearchLog(total, on_step, "use a smaller --image-rate or --kernel-rate")
-        image = fit(joint, settings, kernel, generator, log) if settings.iterations else None
+        advice = "use a smaller --image-rate or --kernel-rate"
+        log = SearchLog(total, on_step, advice, fetch_interval(joint.lr.device))
+        images = Fit(joint, settings, kernels, generators).run(log) if settings.iterations else None
         with torch.no_grad():
-            found = kernel.decode()
+            found = kernels.decode()
         log.kernel(found, last=True)
         if refit is not None:
-            image = fit(whole, refit, SearchedKernel(lambda: found), generator, log)
-        return Estimate(
-            kernel=found.cpu(),
-            image=image.cpu() if image is not None and self.want_image else None,
-            losses=log.losses,
-            seconds=time.perf_counter() - began,
-            seed=seed,
-            expected_error=expected_error,
-            path=log.path,
-        )
+            images = Fit(whole, refit, SearchedKernels(lambda: found), generators).run(log)
+        taken = [log.of(index) for index in range(len(lrs))]
+        found, images = found.cpu(), images.cpu() if images is not None and self.want_image else None
+        seconds = (time.perf_counter() - began) / len(lrs)
+        return [
+            Estimate(
+                kernel=found[index : index + 1],
+                image=None if images is None else images[index : index + 1],
+                seconds=seconds,
+                seed=seed,
+                expected_error=errors[index],
+                **taken[index],
+            )
+            for index, seed in enumerate(seeds)
+        ]
+
+    def groups(self, lrs: Sequence[Tensor], scale_factor: int) -> list[list[int]]:
+        """Which images can be searched as one: those of a crop's size, and where images are wanted of one size.
+
+        Raises:
+            ValueError: one cannot hold the kernel.
+        """
+        by_size: dict[tuple[object, ...], list[int]] = {}
+        for index, lr in enumerate(lrs):
+            target = _joint_target(lr, scale_factor, self._settings())
+            whole = lr.shape if self.want_image else None
+            by_size.setdefault((target.lr.shape, target.circular, whole), []).append(index)
+        return list(by_size.values())
+
+    def at_once(self, lr: Tensor, scale_factor: int) -> int:
+        """How many images like ``lr`` to search as one: what a GPU's memory holds, elsewhere 1; errors likewise."""
+        free = free_memory(lr.device)
+        if lr.device.type != "cuda" or free is None:
+            return 1
+        joint, whole = self._targets([lr], scale_factor)
+        needed = _needed_memory(joint, self._settings())
+        refit = self._refit_settings(covered=joint.lr.shape[2:] == whole.lr.shape[2:])
+        if refit is not None:
+            needed = max(needed, _needed_memory(whole, refit))
+        return max(1, min(MOST_AT_ONCE, int(0.8 * free) // needed))
+
+    def _settings(self) -> DIPSettings:
+        settings = self.settings or preset("search", self.model)
+        _require_search(settings, self.model)
+        return settings
+
+    def _targets(self, lrs: Sequence[Tensor], scale_factor: int) -> tuple[Target, Target]:
+        """What the kernels are searched on, and the whole images, of one of :meth:`groups`."""
+        settings = self._settings()
+        targets = [_joint_target(lr, scale_factor, settings) for lr in lrs]
+        joint = replace(targets[0], lr=torch.cat([target.lr for target in targets]))
+        # Without an image to fit only the first one's size counts.
+        lr = torch.cat(list(lrs)) if self.want_image else lrs[0]
+        return joint, Target(lr, scale_factor, settings.circular)
 
     def _start(
-        self, lr: Tensor, scale_factor: int, settings: DIPSettings, generator: torch.Generator
-    ) -> tuple[SearchedKernel, float | None]:
-        """The kernel that the search begins with, and the error to expect of it where it is predicted."""
+        self, lrs: Sequence[Tensor], scale_factor: int, generators: Sequence[torch.Generator]
+    ) -> tuple[SearchedKernels, list[float | None]]:
+        """The kernels that the search begins with, and the errors to expect of them where they are predicted."""
+        settings, device = self._settings(), lrs[0].device
+        unknown: list[float | None] = [None] * len(lrs)
         if self.model != "DIPFKP":
-            return baseline_kernel(self.model, kernel_side(scale_factor), generator, lr.device), None
+            return baseline_kernels(self.model, kernel_side(scale_factor), generators, device), unknown
         if self.prior is None:
             raise ValueError("DIPFKP needs a kernel prior")
         if settings.start != "predicted":
-            return latent_kernel(self.prior, None, settings.kernel_rate), None
+            latent = self.prior.initial_latent().expand(len(lrs), -1)
+            return latent_kernels(self.prior, latent, settings.kernel_rate, None), unknown
         if self.predictor is None:
             raise ValueError('a start that is "predicted" needs a kernel predictor')
-        prediction = self.predictor.predict(lr, scale_factor)
-        kernel = latent_kernel(self.prior, prediction.kernel.to(lr.device), settings.kernel_rate)
-        return kernel, prediction.expected_error
+        predictions = [self.predictor.predict(lr, scale_factor) for lr in lrs]
+        predicted = torch.cat([prediction.kernel for prediction in predictions]).to(device)
+        kernels = latent_kernels(self.prior, self.prior.invert(predicted), settings.kernel_rate, predicted)
+        return kernels, [prediction.expected_error for prediction in predictions]
+
+    def _refit_settings(self, covered: bool) -> DIPSettings | None:
+        """Those of the fit that a wanted image takes after the joint one; None where that makes it (``covered``)."""
+        settings = self._settings()
+        if not self.want_image or (covered and settings.image_iterations is None):
+            return None
+        return replace(
+            settings,
+            iterations=settings.image_iterations or settings.iterations,
+            channels=settings.image_channels or settings.channels,
+            frozen_iterations=0,
+        )
 
 
 def estimate(
@@ -177,8 +261,12 @@ def _require_search(settings: DIPSettings, model: DIPModel) -> None:
         raise ValueError(f"--model {model}: it has no predicted start to take as it is; give it some --iterations")
 
 
+def _needed_memory(target: Target, settings: DIPSettings) -> int:
+    return len(target.lr) * math.prod(target.size) * settings.channels * FIT_BYTES
+
+
 def _require_memory(target: Target, settings: DIPSettings) -> None:
-    needed = math.prod(target.size) * settings.channels * FIT_BYTES
+    needed = _needed_memory(target, settings)
     free = free_memory(target.lr.device)
     if free is not None and needed > free:
         raise ValueError(
@@ -207,15 +295,3 @@ def _joint_target(lr: Tensor, scale_factor: int, settings: DIPSettings) -> Targe
         # No crop where its border, which does not count, would be half of it.
         return Target(lr, scale_factor, settings.circular)
     return Target(crop[..., outside:-outside, outside:-outside], scale_factor, circular=False)
-
-
-def _refit_settings(settings: DIPSettings, covered: bool) -> DIPSettings | None:
-    """Those of the fit that the wanted image takes after the joint one; None where that has made it already."""
-    if covered and settings.image_iterations is None:
-        return None
-    return replace(
-        settings,
-        iterations=settings.image_iterations or settings.iterations,
-        channels=settings.image_channels or settings.channels,
-        frozen_iterations=0,
-    )

@@ -1,8 +1,14 @@
-"""Fitting a deep image prior to one LR image, jointly with its kernel or with the kernel held (FKP, section 3.3)."""
+"""Fitting deep image priors to LR images, jointly with their kernels or with the kernels held (FKP, section 3.3).
 
-from collections.abc import Callable
+Several pictures of one size are fitted side by side. Only the clock couples them: each has a network, a kernel and a
+loss of its own, and Adam treats every parameter by itself, so each comes out as it does alone, but for rounding.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,20 +17,27 @@ from torch import Tensor, nn
 from blindsr.degradation import border, degrade
 from blindsr.devices import preferred_memory_format
 from blindsr.estimation import SearchLog
+from blindsr.graphs import adam_options, own_stream, repeated
 from blindsr.initialization import draw_parameters
 from blindsr.kernels import kernel_side
 from DIPFKP.network import ImagePrior, scales_for
 from DIPFKP.settings import DIPModel, DIPSettings
 from FKP import KernelPrior, SphericalAdam
 
-__all__ = ["SearchedKernel", "Target", "baseline_kernel", "fit", "latent_kernel", "ssim"]
+__all__ = ["Fit", "SearchedKernels", "Target", "baseline_kernels", "latent_kernels", "ssim"]
+
+Generators = Sequence[torch.Generator]
+"""One for each picture."""
 
 
 def ssim(x: Tensor, y: Tensor) -> Tensor:
-    """Mean structural similarity: 11×11 Gaussian window, σ 1.5, zero padding, data range 1; differentiable.
+    """Structural similarity: 11×11 Gaussian window, σ 1.5, zero padding, data range 1; differentiable.
 
     Args:
         x, y: N×C×H×W in [0, 1].
+
+    Returns:
+        (N,), each image's mean.
     """
     offsets = torch.arange(11, dtype=x.dtype, device=x.device) - 5
     line = torch.exp(-(offsets**2) / (2 * 1.5**2))
@@ -38,109 +51,162 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     c1, c2 = 0.01**2, 0.03**2
     luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
     variances = (xx - mean_x**2) + (yy - mean_y**2)
-    return (luminance * (2 * (xy - mean_x * mean_y) + c2) / (variances + c2)).mean()
+    return _by_picture(luminance * (2 * (xy - mean_x * mean_y) + c2) / (variances + c2), torch.mean)
+
+
+def _by_picture(values: Tensor, reduce: Callable[..., Tensor] = torch.sum) -> Tensor:
+    """N×… → (N,)."""
+    return reduce(values.flatten(1), dim=1)
 
 
 @dataclass(frozen=True)
 class Target:
-    """What an image network is fitted to."""
+    """What image networks are fitted to."""
 
     lr: Tensor
-    """1×3×h×w in [0, 1]."""
+    """P×3×h×w in [0, 1], one image for each picture."""
     scale_factor: int
     circular: bool
-    """The image has a periodic boundary. If not, the network's image reaches as far beyond ``lr`` as the kernel."""
+    """The images have periodic boundaries. If not, the networks' reach as far beyond ``lr`` as the kernel."""
 
     @property
     def beyond(self) -> int:
-        """HR pixels by which the network's image reaches beyond that of ``lr`` on each side."""
+        """HR pixels by which the networks' images reach beyond those of ``lr`` on each side."""
         outside = 0 if self.circular else border(kernel_side(self.scale_factor), self.scale_factor)
         return outside * self.scale_factor
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the network's image."""
+        """Height and width of the networks' images."""
         height, width = (length * self.scale_factor + 2 * self.beyond for length in self.lr.shape[-2:])
         return height, width
 
 
 @dataclass(frozen=True)
-class SearchedKernel:
-    """The kernel of a fit."""
+class SearchedKernels:
+    """The kernels of a fit."""
 
     decode: Callable[[], Tensor]
-    """Makes the current kernel, 1×1×k×k, from the parameters that are searched."""
+    """Makes the current kernels, P×1×k×k, from the parameters that are searched."""
     optimizer: torch.optim.Optimizer | None = None
-    """Of those parameters; without it the kernel is held."""
+    """Of those parameters; without it the kernels are held."""
     prediction: Tensor | None = None
     """What the proximal term is the distance to; without it there is none."""
 
 
-def latent_kernel(prior: KernelPrior, prediction: Tensor | None, rate: float) -> SearchedKernel:
-    """A kernel of the prior, searched by its latent code from the prediction, or else from the fixed start."""
-    latent = prior.initial_latent() if prediction is None else prior.invert(prediction)
-    latent = latent.requires_grad_()
-    return SearchedKernel(lambda: prior.decode(latent), SphericalAdam([latent], lr=rate), prediction)
+def latent_kernels(prior: KernelPrior, latent: Tensor, rate: float, prediction: Tensor | None) -> SearchedKernels:
+    """Kernels of the prior, searched by their latent codes from ``latent``, P×side²."""
+    latent = latent.clone().requires_grad_()
+    optimizer = SphericalAdam([latent], lr=rate, **adam_options(latent.device))
+    return SearchedKernels(lambda: prior.decode(latent), optimizer, prediction)
 
 
-def baseline_kernel(model: DIPModel, side: int, generator: torch.Generator, device: torch.device) -> SearchedKernel:
-    """A side×side kernel of the softmax of free logits (DIPSoftmax), or of what a small network makes of noise."""
+def baseline_kernels(model: DIPModel, side: int, generators: Generators, device: torch.device) -> SearchedKernels:
+    """side×side kernels of the softmax of free logits (DIPSoftmax), or of what small networks make of noise."""
+    shape, options = (len(generators), 1, side, side), adam_options(device)
     if model == "DIPSoftmax":
-        logits = torch.zeros(1, side**2, device=device, requires_grad=True)
-        optimizer = torch.optim.Adam([logits], lr=0.5)
-        return SearchedKernel(lambda: torch.softmax(logits, dim=1).view(1, 1, side, side), optimizer)
-    network = nn.Sequential(nn.Linear(200, 1000), nn.ReLU6(), nn.Linear(1000, side**2), nn.Softmax(dim=1))
-    draw_parameters(network, generator)
-    network = network.to(device)
-    noise = torch.rand(1, 200, generator=generator).to(device) / 10
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
-    return SearchedKernel(lambda: network(noise).view(1, 1, side, side), optimizer)
+        logits = torch.zeros(len(generators), side**2, device=device, requires_grad=True)
+        optimizer = torch.optim.Adam([logits], lr=0.5, **options)
+        return SearchedKernels(lambda: torch.softmax(logits, dim=1).view(shape), optimizer)
+    networks, noises = nn.ModuleList(), []
+    for generator in generators:
+        layers = [nn.Linear(200, 1000), nn.ReLU6(), nn.Linear(1000, side**2), nn.Softmax(dim=1)]
+        networks.append(nn.Sequential(*layers))
+        draw_parameters(networks[-1], generator)
+        noises.append(torch.rand(1, 200, generator=generator).to(device) / 10)
+    networks = networks.to(device)
+    optimizer = torch.optim.Adam(networks.parameters(), lr=1e-4, **options)
+
+    def decode() -> Tensor:
+        return torch.cat([network(noise) for network, noise in zip(networks, noises, strict=True)]).view(shape)
+
+    return SearchedKernels(decode, optimizer)
 
 
-def fit(
-    target: Target, settings: DIPSettings, kernel: SearchedKernel, generator: torch.Generator, log: SearchLog
-) -> Tensor:
-    """Fit an image network, and the kernel where it is searched; returns the last image, 1×3×(s·h)×(s·w).
+class _Step(NamedTuple):
+    """What an iteration began with, and what it says."""
+
+    loss: Tensor  # (P,)
+    kernels: Tensor  # P×1×k×k
+    images: Tensor  # P×3×H×W
+
+
+class Fit:
+    """Fits image networks, and the kernels where they are searched.
 
     Args:
-        generator: of the network's weights and noise.
-        log: takes down every iteration, and the kernel where it is searched.
+        generators: of each picture's network and noise.
     """
-    lr, scale_factor = target.lr, target.scale_factor
-    height, width = target.size
-    network = ImagePrior(settings.channels, scales_for(height, width), settings.non_local, lr.shape[1])
-    draw_parameters(network, generator)
-    layout = preferred_memory_format(lr.device)
-    network = network.to(lr.device, memory_format=layout)  # type: ignore[call-overload]
-    noise = torch.rand(1, lr.shape[1], height, width, generator=generator) / 10
-    noise = noise.to(lr.device, memory_format=layout)
-    image_optimizer = partial(torch.optim.Adam, list(network.parameters()), lr=settings.image_rate, fused=True)
-    optimizer = image_optimizer()
-    for iteration in range(settings.iterations):
-        early = iteration < settings.ssim_iterations
-        if kernel.optimizer is None and iteration == settings.ssim_iterations:
-            # What Adam remembers of the gradients of 1 − SSIM, a thousand times larger, would keep its steps tiny for
-            # hundreds of iterations. (With a kernel to find, an image that fits more closely leads it astray.)
-            optimizer = image_optimizer()
-        optimizer.zero_grad(set_to_none=True)
-        image, current = network(noise), kernel.decode()
-        fitted = degrade(image, current, scale_factor, circular=target.circular)
-        loss = 1 - ssim(fitted, lr) if early else F.mse_loss(fitted, lr)
-        if kernel.optimizer is not None:
-            log.kernel(current)
-            kernel.optimizer.zero_grad(set_to_none=True)
-        (loss if early else loss + _proximal_term(loss, current, kernel, settings)).backward()
-        if kernel.optimizer is not None and iteration >= settings.frozen_iterations:
-            kernel.optimizer.step()
-        optimizer.step()
-        log.step(loss)
-    beyond = target.beyond
-    return image.detach()[..., beyond : height - beyond, beyond : width - beyond]
 
+    def __init__(
+        self, target: Target, settings: DIPSettings, kernels: SearchedKernels, generators: Generators
+    ) -> None:
+        self.target, self.settings, self.kernels = target, settings, kernels
+        pictures, colours = target.lr.shape[:2]
+        self.device = target.lr.device
+        self.network = ImagePrior(
+            settings.channels, scales_for(*target.size), settings.non_local, colours, pictures=pictures
+        )
+        draw_parameters(self.network, *generators)
+        noises = [torch.rand(1, colours, *target.size, generator=generator) / 10 for generator in generators]
+        layout = preferred_memory_format(self.device)
+        self.network = self.network.to(self.device, memory_format=layout)  # type: ignore[call-overload]
+        self.noise = torch.cat(noises).to(self.device, memory_format=layout)
+        self._restart_adam()
 
-def _proximal_term(loss: Tensor, current: Tensor, kernel: SearchedKernel, settings: DIPSettings) -> Tensor | float:
-    """The kernel's squared distance to the prediction, relative to that, times weight and loss."""
-    if kernel.prediction is None:
-        return 0.0
-    distance = (current - kernel.prediction).square().sum() / kernel.prediction.square().sum()
-    return settings.proximal_weight * loss.detach() * distance
+    def _restart_adam(self) -> None:
+        options = {"lr": self.settings.image_rate, "fused": True, **adam_options(self.device)}
+        self.optimizer = torch.optim.Adam(self.network.parameters(), **options)
+
+    def run(self, log: SearchLog) -> Tensor:
+        """All iterations; returns the last images, P×3×(s·h)×(s·w).
+
+        Args:
+            log: takes down every iteration, and the kernels where they are searched.
+        """
+        settings, searched = self.settings, self.kernels.optimizer is not None
+        frozen = settings.frozen_iterations if searched else 0
+        changes = {min(change, settings.iterations) for change in (settings.ssim_iterations, frozen)}
+        with own_stream(self.device):
+            for first, last in pairwise(sorted({0, settings.iterations} | changes)):
+                early, moving = first < settings.ssim_iterations, searched and first >= frozen
+                if not searched and first == settings.ssim_iterations:
+                    # What Adam remembers of the gradients of 1 − SSIM, a thousand times larger, would keep its steps
+                    # tiny for hundreds of iterations. (With a kernel to find, an image that fits more closely leads
+                    # it astray.)
+                    self._restart_adam()
+                held = None if moving else self.kernels.decode().detach()
+                step = repeated(partial(self._step, early, held), self.device, last - first)
+                for _ in range(first, last):
+                    made = step()
+                    if searched:
+                        log.kernel(made.kernels)
+                    log.step(made.loss)
+        beyond, (height, width) = self.target.beyond, self.target.size
+        return made.images[..., beyond : height - beyond, beyond : width - beyond]
+
+    def _step(self, early: bool, held: Tensor | None) -> _Step:
+        """One iteration, with 1 − SSIM if it is an early one, and kernels that are held or move."""
+        lr, scale_factor = self.target.lr, self.target.scale_factor
+        self.optimizer.zero_grad(set_to_none=True)
+        images = self.network(self.noise)
+        kernels = self.kernels.decode() if held is None else held
+        fitted = degrade(images, kernels, scale_factor, circular=self.target.circular)
+        loss = 1 - ssim(fitted, lr) if early else _by_picture((fitted - lr).square(), torch.mean)
+        optimizers: list[torch.optim.Optimizer] = [self.optimizer]
+        total = loss
+        if held is None and self.kernels.optimizer is not None:
+            self.kernels.optimizer.zero_grad(set_to_none=True)
+            optimizers.append(self.kernels.optimizer)
+            if self.kernels.prediction is not None and not early:
+                total = loss + self.settings.proximal_weight * loss.detach() * self._distances(kernels)
+        total.sum().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        return _Step(loss.detach(), kernels.detach(), images.detach())
+
+    def _distances(self, kernels: Tensor) -> Tensor:
+        """Squared distance of each kernel to the predicted one, relative to that, (P,)."""
+        prediction = self.kernels.prediction
+        assert prediction is not None
+        return _by_picture((kernels - prediction).square()) / _by_picture(prediction.square())

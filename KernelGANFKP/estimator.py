@@ -59,14 +59,12 @@ class GANEstimator:
         return Estimate(
             kernel=kernel.cpu(),
             image=None,
-            losses=log.losses,
-            critic_losses=log.critic_losses,
             seconds=time.perf_counter() - began,
             seed=seed,
             expected_error=found.expected_error,
             converged=found.converged,
-            path=log.path,
             notes=found.notes,
+            **log.of(),
         )
 
     def _search_generator(self, lr: Tensor, generator: torch.Generator, log: SearchLog) -> _Found:

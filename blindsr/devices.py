@@ -9,6 +9,7 @@ import torch
 
 __all__ = [
     "DeviceName",
+    "fetch_interval",
     "free_memory",
     "gains_from_bfloat16",
     "keep_freed_memory",
@@ -48,6 +49,11 @@ def free_memory(device: torch.device) -> int | None:
         return None
     entries = dict(line.split(":") for line in meminfo.read_text().splitlines())
     return int(entries["MemAvailable"].split()[0]) * 1024
+
+
+def fetch_interval(device: torch.device) -> int:
+    """After how many iterations a loop should look at what it computed: a GPU stands still meanwhile."""
+    return 1 if device.type == "cpu" else 25
 
 
 def gains_from_bfloat16(device: torch.device) -> bool:

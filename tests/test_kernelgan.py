@@ -128,7 +128,7 @@ def test_a_search_is_drawn_a_dozen_times_besides_its_start(total):
         log.step(torch.tensor(1.0))
         log.kernel(torch.ones(1, 1, 3, 3))
     log.kernel(torch.ones(1, 1, 3, 3), last=True)
-    done = [iterations for iterations, _ in log.path]
+    done = [iterations for iterations, _ in log.of()["path"]]
     assert done[0] == 0
     assert done[-1] == total
     assert min(total, 7) <= len(done) - 1 <= 12
