@@ -27,7 +27,7 @@ class GeneratorSearch:
     def __init__(
         self, patches: PatchSource, settings: GANSettings, generator: torch.Generator, device: torch.device
     ) -> None:
-        self.patches, self.settings, self.generator = patches, settings, generator
+        self.patches, self.settings, self.generator, self.device = patches, settings, generator, device
         self.downsampler = LinearGenerator(generator).to(device)
         self.discriminator = Discriminator(generator).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizers = [
@@ -40,7 +40,8 @@ class GeneratorSearch:
     def run(self, log: SearchLog) -> tuple[Tensor, bool]:
         """The kernel found, and whether it had converged."""
         schedules = [torch.optim.lr_scheduler.StepLR(optimizer, 750) for optimizer in self.optimizers]
-        count, below = self.settings.batch, 0
+        count = self.settings.batch
+        below = torch.zeros((), dtype=torch.int64, device=self.device)  # how often in a row the bicubic loss was low
         moving: deque[Tensor] = deque(maxlen=2 * WINDOW)
         for iteration in range(self.settings.iterations):
             large, real = (crops.draw(count, self.generator) for crops in (self.patches.large, self.patches.small))
@@ -53,8 +54,8 @@ class GeneratorSearch:
             critic_loss = self._discriminator_step(real, fake.detach())
             for schedule in schedules:
                 schedule.step()
-            below = below + 1 if float(bicubic.detach()) < 0.4 else (below if below >= 3 else 0)
-            if below >= 3 and iteration % 200 == 0:
+            below = torch.where(bicubic.detach() < 0.4, below + 1, torch.where(below >= 3, below, 0))
+            if iteration % 200 == 0 and int(below) >= 3:
                 self._loosen()
             log.step(loss, critic_loss)
         with torch.no_grad():

@@ -86,17 +86,24 @@ class CropSampler:
         tops = np.clip(index // width - crop // 2, 0, height - crop) // 2 * 2
         lefts = np.clip(index % width - crop // 2, 0, width - crop) // 2 * 2
         corners, inverse = np.unique(tops * width + lefts, return_inverse=True)
-        self.corners = torch.from_numpy(corners)
+        self.corners = torch.from_numpy(corners).to(image.device)
         self.weights = torch.from_numpy(np.bincount(inverse.ravel(), probabilities.ravel()))
         window = torch.arange(crop)
-        self.window = (window.view(-1, 1) * width + window).flatten()
+        self.window = (window.view(-1, 1) * width + window).flatten().to(image.device)
         self.pixels = image[0].flatten(1)
+
+    def choose(self, count: int, generator: torch.Generator) -> Tensor:
+        """Numbers of windows, (count,) int64; they and ``generator`` live on the CPU."""
+        return torch.multinomial(self.weights, count, replacement=True, generator=generator)
+
+    def cut(self, chosen: Tensor) -> Tensor:
+        """Windows of those numbers, which lie on the image's device: count×C×crop×crop."""
+        index = self.corners[chosen, None] + self.window
+        return self.pixels[:, index].transpose(0, 1).unflatten(-1, (self.crop, self.crop))
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """count×C×crop×crop; ``generator`` lives on the CPU."""
-        chosen = torch.multinomial(self.weights, count, replacement=True, generator=generator)
-        index = (self.corners[chosen, None] + self.window).to(self.pixels.device)
-        return self.pixels[:, index].transpose(0, 1).unflatten(-1, (self.crop, self.crop))
+        return self.cut(self.choose(count, generator).to(self.pixels.device))
 
 
 @dataclass(frozen=True)

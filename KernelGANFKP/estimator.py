@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from blindsr.devices import gains_from_bfloat16
+from blindsr.devices import fetch_interval, gains_from_bfloat16
 from blindsr.estimation import Estimate, OnStep, SearchLog
 from blindsr.kernels import centre, kernel_x4_from_x2, normalize
 from FKP import KernelPrior
@@ -46,7 +46,8 @@ class GANEstimator:
         began = time.perf_counter()
         require_possible(scale_factor, self.settings, self.model)
         generator = torch.Generator().manual_seed(seed)
-        log = SearchLog(self.settings.iterations, on_step, "use a smaller --critic-rate or --kernel-rate")
+        advice = "use a smaller --critic-rate or --kernel-rate"
+        log = SearchLog(self.settings.iterations, on_step, advice, fetch_interval(lr.device))
         # What computes in bfloat16 is chosen here, not by a caller's autocast.
         with torch.autocast(lr.device.type, enabled=False):
             if self.model == "KernelGAN":

@@ -8,10 +8,14 @@ import pytest
 import torch
 
 import blindsr.graphs
+import KernelGANFKP.estimator
+import KernelGANFKP.search
 from blindsr.estimation import SearchLog
 from blindsr.graphs import WARM_UP, WORTHWHILE, own_stream, repeated
 from DIPFKP.estimator import DIPSettings, estimate
 from FKP import KernelPrior
+from KernelGANFKP.estimator import GANEstimator
+from KernelGANFKP.settings import GANSettings
 
 CPU = torch.device("cpu")
 
@@ -97,6 +101,25 @@ def test_a_replayed_search_is_the_search(capture, picture, monkeypatch):
     for (done, kernel), (done_plain, kernel_plain) in zip(replayed.path, plain.path, strict=True):
         assert done == done_plain
         assert torch.equal(kernel, kernel_plain)
+
+
+@pytest.mark.parametrize("rate", [1e-4, 0.5], ids=["converges", "moves"])
+def test_a_replayed_search_against_a_critic_is_the_search(capture, photograph, monkeypatch, rate):
+    monkeypatch.setattr(KernelGANFKP.search, "WINDOW", 10)
+    monkeypatch.setattr(blindsr.graphs, "WORTHWHILE", WARM_UP + 2)
+    settings = GANSettings(iterations=32, critic_steps=2, batch=1, crop=32, kernel_rate=rate, frozen_iterations=6)
+    estimator = GANEstimator(dataclasses.replace(settings, stop_when_converged=True), KernelPrior.from_pretrained(2))
+    monkeypatch.setattr(KernelGANFKP.estimator, "fetch_interval", lambda device: 7)
+    late = estimator(photograph[..., :64, :64], 2, seed=3)
+    assert capture.made == (0 if capture.fails else 2)
+    monkeypatch.setattr(KernelGANFKP.estimator, "fetch_interval", lambda device: 1)
+    monkeypatch.setattr(blindsr.graphs, "_can_capture", lambda device: False)
+    plain = estimator(photograph[..., :64, :64], 2, seed=3)
+    assert torch.equal(late.kernel, plain.kernel)
+    assert (late.losses, late.critic_losses) == (plain.losses, plain.critic_losses)
+    assert late.converged is plain.converged is (rate == 1e-4)
+    assert (len(plain.losses) < 32) is plain.converged
+    assert [done for done, _ in late.path] == [done for done, _ in plain.path]
 
 
 def test_losses_that_are_fetched_late_are_the_same_losses():
