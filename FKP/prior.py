@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -162,7 +163,7 @@ class KernelPrior(nn.Module):
         return latents[best : best + 1]
 
     def invert(self, kernel: Tensor) -> Tensor:
-        """The code, 1×side² and on the sphere, whose kernel comes closest to a given one, 1×1×side×side.
+        """The codes, N×side² and on the sphere, whose kernels come closest to given ones, N×1×side×side.
 
         Encoding alone is not enough: a noise-free kernel's code lies off the sphere. 100 steps of spherical Adam
         from there bring Gaussian kernels to about 75 dB.
@@ -191,8 +192,8 @@ def project_to_sphere(latent: Tensor) -> Tensor:
 class SphericalAdam(torch.optim.Adam):
     """Adam whose parameters are put back onto the latent sphere after every step (FKP, section 3.3)."""
 
-    def __init__(self, params: Iterable[Tensor], lr: float = 0.5) -> None:
-        super().__init__(params, lr=lr)
+    def __init__(self, params: Iterable[Tensor], lr: float = 0.5, **options: Any) -> None:
+        super().__init__(params, lr=lr, **options)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

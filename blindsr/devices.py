@@ -11,6 +11,7 @@ import torch
 
 __all__ = [
     "DeviceName",
+    "fetch_interval",
     "free_memory",
     "gains_from_bfloat16",
     "keep_freed_memory",
@@ -153,6 +154,11 @@ def release_memory(device: torch.device | None = None) -> None:
     trim = _from_glibc("malloc_trim")
     if trim is not None:
         trim(0)
+
+
+def fetch_interval(device: torch.device) -> int:
+    """After how many iterations a loop should look at what it computed: a GPU stands still meanwhile."""
+    return 1 if device.type == "cpu" else 25
 
 
 def gains_from_bfloat16(device: torch.device) -> bool:

@@ -3,8 +3,9 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from blindsr.kernels import align, unalign
@@ -116,38 +117,68 @@ class Estimator(Protocol):
 class SearchLog:
     """Takes down a search as it goes, for :class:`Estimate`, and tells ``on_step``.
 
+    Several pictures that are searched together share one log.
+
     Args:
         total: iterations at most.
         advice: what to do when the loss is not a number any more.
+        every: after how many iterations losses are fetched from the device, which has to be waited for. Until then
+            ``on_step`` is not called, and a loss that is not finite not noticed.
     """
 
     pictures = 12
 
-    def __init__(self, total: int, on_step: OnStep | None, advice: str) -> None:
+    def __init__(self, total: int, on_step: OnStep | None, advice: str, every: int = 1) -> None:
         self.total = total
         self.on_step = on_step
         self.advice = advice
-        self.losses: list[float] = []
-        self.critic_losses: list[float] = []
-        self.path: list[tuple[int, Tensor]] = []
+        self.every = every
+        self.done = 0
+        self._pending: list[Tensor] = []
+        self._losses: list[list[list[float]]] = []
+        self._kernels: list[tuple[int, Tensor]] = []
 
-    def step(self, loss: Tensor, critic_loss: Tensor | None = None) -> None:
+    def step(self, *losses: Tensor) -> None:
         """An iteration is done.
 
+        Args:
+            losses: of the kernel and where there is one of the critic, each a number or one for each picture, (N,).
+
         Raises:
-            ValueError: the loss is not finite.
+            ValueError: the loss of a recent iteration is not finite.
         """
-        if critic_loss is not None:
-            self.critic_losses.append(float(critic_loss.detach()))
-        self.losses.append(float(loss.detach()))
-        if not math.isfinite(self.losses[-1]):
-            raise ValueError(f"the search diverged; {self.advice}")
-        if self.on_step is not None:
-            self.on_step(len(self.losses), self.total, self.losses[-1])
+        self.done += 1
+        self._pending.append(torch.stack([loss.detach().reshape(-1) for loss in losses]))
+        if len(self._pending) >= self.every:
+            self.fetch()
+
+    def fetch(self) -> None:
+        """Fetch the losses that are still on the device; errors as of :meth:`step`."""
+        fetched = torch.stack(self._pending).tolist() if self._pending else []
+        self._pending = []
+        for losses in fetched:
+            self._losses.append(losses)
+            if not all(math.isfinite(loss) for loss in losses[0]):
+                raise ValueError(f"the search diverged; {self.advice}")
+            if self.on_step is not None:
+                self.on_step(len(self._losses), self.total, sum(losses[0]) / len(losses[0]))
 
     def kernel(self, kernel: Tensor, last: bool = False) -> None:
-        """The kernel after the iterations done; kept if it is the ``last`` or its turn has come."""
-        done = len(self.losses)
+        """The kernels after the iterations done, N×1×k×k; kept if they are the ``last`` or their turn has come."""
         interval = max(1, math.ceil(self.total / self.pictures))
-        if (last or done % interval == 0) and not (self.path and self.path[-1][0] == done):
-            self.path.append((done, kernel.detach().cpu().clone()))
+        if (last or self.done % interval == 0) and not (self._kernels and self._kernels[-1][0] == self.done):
+            self._kernels.append((self.done, kernel.detach().clone()))
+
+    def cut(self, done: int) -> None:
+        """Forget the iterations after the first ``done``, and the kernels after them."""
+        self.fetch()
+        self.done = done
+        del self._losses[done:]
+        self._kernels = [(after, kernel) for after, kernel in self._kernels if after <= done]
+
+    def of(self, picture: int = 0) -> dict[str, Any]:
+        """What :class:`Estimate` says of the search of one picture, by its names; errors as of :meth:`step`."""
+        self.fetch()
+        curves = [[losses[picture] for losses in curve] for curve in zip(*self._losses, strict=True)] or [[]]
+        path = [(done, kernel[picture : picture + 1].cpu()) for done, kernel in self._kernels]
+        return {"losses": curves[0], "critic_losses": curves[1] if len(curves) > 1 else [], "path": path}
