@@ -20,7 +20,7 @@ from blindsr.training.loop import training_device
 from blindsr.training.photographs import read_photographs
 from NonblindSR.evaluation import evaluate, read_known_kernel
 from NonblindSR.tiling import pretrained_nonblind
-from NonblindSR.training import TrainingSettings, train
+from NonblindSR.training import TrainingSettings, train, weights_name
 from NonblindSR.usrnet import USRNet
 
 
@@ -42,7 +42,8 @@ class Options:
     """Your own pictures for --kernel: pictures, folders, 'photos/*.jpg'."""
     output_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = None
     """Where results go; without it, data/log_NonblindSR/<folder>_USRNet_lr_x<sf>, or runs/usrnet when training:
-    there usrnet_tiny.pth (the averaged weights), best.pth, last.pt and training.png (the log)."""
+    there usrnet_tiny.pth (the averaged weights; with --photographs usrnet_tiny_photo.pth), best.pth, last.pt and
+    training.png (the log)."""
     restore_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """A last.pt of the same settings to resume from."""
     start_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -84,7 +85,7 @@ def run_training(options: Options) -> int:
         report(f"{len(images)} pictures from {options.images}")
         resume, start = options.restore_file, options.start_file
         train(images, settings, folder, device, resume, start, on_step, on_validation)
-        report(f"weights: {folder / 'usrnet_tiny.pth'}")
+        report(f"weights: {folder / weights_name(settings)}")
     return 0
 
 
