@@ -24,6 +24,8 @@ from NonblindSR.usrnet import HyPaNet, USRNet
 
 __all__ = ["TrainingSettings", "train", "validate", "weights_name"]
 
+VALIDATED = 8
+"""Pictures, the last of those held out, that the scores of the log are of."""
 CLEAN_SIGMA = 0.5
 """Grey levels up to which a noise level may be told for a picture that is only rounded."""
 LEVEL_SPREAD = 0.15
@@ -271,7 +273,7 @@ def train(
     The prior step runs in bfloat16 where the device gains from that, and is compiled on CUDA.
 
     Args:
-        images: pictures, C×H×W uint8; the last ``held_out`` are for validation (their centres) alone.
+        images: pictures, C×H×W uint8; the last ``held_out`` are left out, some of their centres are for validation.
         resume: a ``last.pt`` to go on from, with the same draws as an unbroken run.
         start: weights to start from, for a further stage of training.
         on_step: called with (step, loss).
@@ -285,7 +287,7 @@ def train(
     """
     pictures = images
     images, validation = hold_out(images, settings.held_out)
-    validation = [centre_crop(image, 192) for image in validation]
+    validation = [centre_crop(image, 192) for image in validation[-VALIDATED:]]
     if start is None:
         net = USRNet()
         identity_start(net, torch.Generator().manual_seed(settings.seed))
