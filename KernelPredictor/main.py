@@ -13,7 +13,7 @@ from blindsr.training.loop import training_device
 from blindsr.training.photographs import hold_out, read_photographs
 from blindsr.training.progress import training_bar
 from KernelPredictor.predictor import KernelPredictor
-from KernelPredictor.training import PredictorSettings, train, validate
+from KernelPredictor.training import PredictorSettings, train, validate, weights_name
 
 SMALLEST_SIDE = 200
 """Pictures with a shorter side are left out: their crops at x8 (320 HR pixels) would be enlarged too far."""
@@ -30,8 +30,8 @@ class Options:
     evaluate: bool = False
     """Print the mean error of the log-covariance on crops of the last --held-out photographs, by scale factor."""
     output_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], help_behavior_hint="")] = None
-    """Where kernel_predictor.pth (the averaged weights), best.pth, last.pt and training.png (the log) go; without it,
-    runs/predictor."""
+    """Where kernel_predictor.pth (the averaged weights; with --photographs kernel_predictor_photo.pth), best.pth,
+    last.pt and training.png (the log) go; without it, runs/predictor."""
     restore_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """With --train: a last.pt of the same settings to resume from. With --evaluate: weights to use instead of the
     shipped ones."""
@@ -56,7 +56,7 @@ def run_training(options: Options) -> int:
         report(f"{len(images)} pictures from {options.images}")
         resume, start = options.restore_file, options.start_file
         train(images, settings, folder, device, resume, start, on_step, on_validation)
-        report(f"weights: {folder / 'kernel_predictor.pth'}")
+        report(f"weights: {folder / weights_name(settings)}")
     return 0
 
 

@@ -23,7 +23,7 @@ from blindsr.training.photographs import read_photographs
 from blindsr.training.progress import training_bar
 from NonblindSR.choice import choose_nonblind, with_nonblind
 from NonblindSR.evaluation import KernelConvention, evaluate, read_known_kernel
-from NonblindSR.training import USRNetSettings, train
+from NonblindSR.training import USRNetSettings, train, weights_name
 from NonblindSR.usrnet import USRNet
 
 
@@ -47,8 +47,8 @@ class Options(BatchOptions):
     kernel: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """Super-resolve the pictures of -i with this kernel: .mat or .npy."""
     train: bool = False
-    """Train on the photographs in --images; -o (without it, runs/usrnet) gets usrnet_tiny.pth (the averaged weights),
-    best.pth, last.pt and training.png (the log)."""
+    """Train on the photographs in --images; -o (without it, runs/usrnet) gets usrnet_tiny.pth (the averaged weights;
+    with --photographs usrnet_tiny_photo.pth), best.pth, last.pt and training.png (the log)."""
     evaluate: bool = False
     """Super-resolve a dataset with its true kernels and print the scores."""
     model: Literal["DIPFKP", "KernelGANFKP"] = "DIPFKP"
@@ -75,7 +75,7 @@ def run_training(options: Options) -> int:
         report(f"{len(images)} pictures from {learning.images}")
         resume, start = learning.restore_file, learning.start_file
         train(images, settings, folder, device, resume, start, on_step, on_validation)
-        report(f"weights: {folder / 'usrnet_tiny.pth'}")
+        report(f"weights: {folder / weights_name(settings)}")
     return 0
 
 

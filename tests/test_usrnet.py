@@ -18,10 +18,11 @@ from blindsr.kernel_files import write_kernel
 from blindsr.kernels import random_kernels
 from blindsr.paths import pretrained_path
 from blindsr.restoration import restore
-from NonblindSR import usrnet
+from NonblindSR import schedule, usrnet
 from NonblindSR.evaluation import evaluate, read_known_kernel
+from NonblindSR.schedule import extend_schedule
 from NonblindSR.tiling import pretrained_nonblind
-from NonblindSR.training import PatchSource, USRNetSettings, identity_start, rmse, train
+from NonblindSR.training import CLEAN_SIGMA, PatchSource, USRNetSettings, identity_start, rmse, train
 from NonblindSR.usrnet import USRNet, blur_spectra, data_step, fold_spectrum, tile_spectrum
 
 
@@ -283,6 +284,57 @@ def test_the_network_is_told_kernels_of_the_settings_and_slightly_wrong_ones(pho
     mixed = draw(motion=0.5)[2]
     symmetric = (mixed[..., :-1, :-1] - mixed[..., :-1, :-1].flip(-2, -1)).abs().amax((-3, -2, -1)) < 1e-3
     assert 0.2 < symmetric.float().mean() < 0.8
+
+
+def test_photographs_are_told_with_their_noise(photos):
+    settings = replace(
+        SHORT, batch=64, scales=(2,), photographs=True, noise_free=0.4, sigma_max=50.0, kernel_error=0.15
+    )
+    source = PatchSource(photos, settings, torch.device("cpu"))
+    lr, hr, kernels, _, told = source.draw(torch.Generator().manual_seed(0))
+    for a, b in zip((lr, hr, kernels, told), source.draw(torch.Generator().manual_seed(0))[:3], strict=False):
+        assert torch.equal(a, b)
+    torch.testing.assert_close(255 * lr, (255 * lr).round(), atol=1e-4, rtol=0)
+    assert float((told <= CLEAN_SIGMA / 255).float().mean()) == pytest.approx(0.45, abs=0.15)
+    assert 25 / 255 < told.max() <= 50 / 255
+    torch.testing.assert_close(kernels.sum((-2, -1)), torch.ones(64, 1))
+
+
+def test_flat_patches_are_flat_and_their_noise_may_be_absent(photos):
+    settings = replace(SHORT, batch=64, scales=(2,), photographs=True, noise_free=0.4, sigma_max=50.0, flat=1.0)
+    lr, hr, _, _, told = PatchSource(photos, settings, torch.device("cpu")).draw(torch.Generator().manual_seed(0))
+    fading = hr.std(dim=(2, 3)).amax(dim=1) > 1e-3
+    assert 0.25 < fading.float().mean() < 0.75
+    assert float(hr[~fading].std(dim=(2, 3)).max()) < 1e-5
+    noise = lr[~fading].std(dim=(2, 3)).amax(dim=1)
+    assert ((noise < 1e-3) & (told[~fading] > 10 / 255)).any()  # told of noise that is not there
+    assert ((noise > 10 / 255) & (told[~fading] > 5 / 255)).any()
+
+
+def test_a_training_on_photographs_resumes_exactly(tmp_path, photos, resumes_exactly):
+    settings = replace(SHORT, photographs=True, sigma_max=50.0, flat=0.2, kernel_error=0.1)
+    whole = train(photos, settings, tmp_path / "whole", torch.device("cpu"))
+    resumes_exactly(partial(train, photos, settings), whole, tmp_path / "part")
+    USRNet.from_pretrained(tmp_path / "part" / "usrnet_tiny_photo.pth")
+
+
+def test_the_schedule_goes_on_where_the_weights_end(monkeypatch):
+    monkeypatch.setattr(schedule, "STEPS", 1200)
+    net, trained = USRNet.from_pretrained(), USRNet.from_pretrained()
+    known, largest = 12 / 255, 50 / 255
+
+    def weights(of, level):
+        with torch.no_grad():
+            return of.h(torch.tensor([level, 4.0]).view(1, 2, 1, 1)).flatten().split(of.iterations)
+
+    assert (weights(trained, largest)[0] < 10 * weights(trained, known)[0])[:3].all()  # as shipped, they do not
+    extend_schedule(net.h.requires_grad_(), known, largest, torch.Generator().manual_seed(0))
+    for level in (0.0, 1 / 255, 5 / 255, 11 / 255):
+        for now, before in zip(weights(net, level), weights(trained, level), strict=True):
+            torch.testing.assert_close(now, before, rtol=0.15, atol=0)
+    (alpha, beta), (before, level) = weights(net, largest), weights(trained, known)
+    torch.testing.assert_close(alpha / before, torch.full((6,), (largest / known) ** 2), rtol=0.3, atol=0)
+    assert (beta > 0.9 * level).all()
 
 
 def test_the_root_mean_squared_error_is_each_patch_s_own():
