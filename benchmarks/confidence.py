@@ -16,12 +16,15 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor
 
+import tables
 from blindsr.command import parse, run
 from blindsr.degradation import centre_crop, degrade, modcrop, quantize
 from blindsr.kernels import gaussian_kernels, kernel_side, variance_range
+from blindsr.paths import pretrained_path
 from blindsr.training.photographs import hold_out, read_photographs
 from KernelPredictor import KernelPredictor
 from KernelPredictor.predictor import PIXEL_VARIANCE
+from logbook import RESULTS, append, fingerprint
 
 SIDE = 320
 
@@ -40,6 +43,8 @@ class Options:
     """Groups to cut the predictions into."""
     held_out: int = 40
     """As in the predictor's training."""
+    results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = RESULTS
+    """Folder of the records."""
 
 
 def errors(
@@ -68,8 +73,7 @@ def main() -> int:
     options = parse(Options, __doc__ or "")
     _, photographs = hold_out(read_photographs(options.images, SIDE), options.held_out)
     predictor = KernelPredictor.from_pretrained()
-    print("| | predictions | expected error | actual error, rms | median |")
-    print("|---|---|---|---|---|")
+    weights = fingerprint(pretrained_path("kernel_predictor.pth"))
     for scale_factor in options.scales:
         generator = torch.Generator().manual_seed(0)
         pairs = []
@@ -78,13 +82,14 @@ def main() -> int:
                 hr = centre_crop(photograph, SIDE)[None].float() / 255
                 hr = F.interpolate(hr, scale_factor=zoom, mode="bicubic", antialias=True).clamp(0, 1)
                 pairs.append(errors(predictor, centre_crop(hr, SIDE), scale_factor, generator))
-        for group in np.array_split(np.array(sorted(pairs)), options.groups):
+        for number, group in enumerate(np.array_split(np.array(sorted(pairs)), options.groups)):
             expected, actual = group.T
             figures = (np.mean(expected), np.sqrt(np.mean(actual**2)), np.median(actual))
-            print(
-                f"| x{scale_factor} | {len(group)} | {' | '.join(f'{figure:.3f}' for figure in figures)} |",
-                flush=True,
-            )
+            names = ("expected", "actual_rms", "actual_median")
+            values = {name: round(float(figure), 4) for name, figure in zip(names, figures, strict=True)}
+            what = {"scale": scale_factor, "group": number, "fingerprint": weights}
+            append(options.results / "confidence.jsonl", what, {"predictions": len(group), **values})
+    print(tables.confidence(options.results))
     return 0
 
 

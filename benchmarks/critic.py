@@ -1,21 +1,26 @@
-"""Seconds of a step of KernelGAN-FKP's critic, of PyTorch's layers and of ours, side by side, as a Markdown table.
+"""Seconds of a step of KernelGAN-FKP's critic with PyTorch's layers and with ours, in turn in one process.
 
 python benchmarks/critic.py
 """
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+import tyro
 from torch import Tensor
 
+import tables
 from blindsr.checks import require_positive
 from blindsr.command import parse, run
 from blindsr.devices import DeviceName, keep_freed_memory, pick_device
 from KernelGANFKP.losses import wasserstein_loss
 from KernelGANFKP.networks import Critic
+from logbook import RESULTS, append
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,8 @@ class Options:
     """Steps of each kind, in turn; their median is printed."""
     device: DeviceName = "auto"
     """Where to compute; auto takes CUDA or MPS where there is one."""
+    results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = RESULTS
+    """Folder of the records."""
 
 
 class PyTorchsLayers(Critic):
@@ -64,9 +71,10 @@ def main() -> int:
             optimizers[name].step()
             loss.item()  # waits for the device
             seconds[name].append(time.perf_counter() - began)
-    print("| layers | s/step |\n|---|---|")
     for name, measured in seconds.items():
-        print(f"| {name} | {np.median(measured[1:]):.3f} |")
+        what = {"layers": name, "batch": options.batch}
+        append(options.results / "critic.jsonl", what, {"seconds": round(float(np.median(measured[1:])), 4)})
+    print(tables.critic(options.results))
     return 0
 
 

@@ -1,38 +1,36 @@
-"""All kernel estimators on the same pictures: kernel PSNR, PSNR/SSIM with --SR, seconds, peak memory, as Markdown.
+"""All kernel estimators on the same pictures: kernel PSNR, PSNR/SSIM with USRNet, seconds and peak memory.
 
 Photographs that come with scikit-image (their middle 512×512 pixels), made a data set as ``prepare_dataset.py --model
-KernelGANFKP`` does. Broken off, the same command goes on from its log; the table is made of what that holds. ± is the
-spread over seeds (standard deviation) of the mean over pictures.
+KernelGANFKP`` does. Each run is a record in --results and is not repeated. ± is the spread over seeds (standard
+deviation) of the mean over pictures.
 
-python benchmarks/estimators.py --log runs/estimators.jsonl
+python benchmarks/estimators.py --path-nonblind official/usrnet_tiny.pth
 """
 
-import resource
 import tempfile
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, get_args
 
-import numpy as np
 import skimage.data
 import torch
+import tyro
 from torch import Tensor
 
 import DIPFKP.estimator
 import KernelGANFKP.estimator
+import tables
 from blindsr.batch.inputs import find_items
 from blindsr.command import parse, run
 from blindsr.degradation import centre_crop
 from blindsr.devices import pick_device
 from blindsr.estimation import Estimator, Preset
 from blindsr.images import write_image
-from blindsr.kernels import as_kernel
 from blindsr.metrics import kernel_psnr
-from blindsr.paths import runs_folder
+from blindsr.paths import pretrained_path
 from data.prepare_dataset import prepare_for
-from KernelGANFKP.estimator import GANModel, preset
-from logbook import measured
+from logbook import RESULTS, Values, What, fingerprint, measured, peak_gigabytes
 from NonblindSR.evaluation import read_example, score
 from NonblindSR.usrnet import USRNet
 
@@ -48,26 +46,29 @@ PHOTOGRAPHS = (
     "rocket",
     "stereo_motorcycle",
 )
-DIP_PRESETS: dict[str, Preset] = {"DIP-FKP, prediction": "prediction", "DIP-FKP, search": "search"}
-METHODS = ("KernelGAN", "KernelGAN-FKP, paper", "KernelGAN-FKP", *DIP_PRESETS)
+METHODS = (
+    "KernelGAN",
+    *(f"{estimator}, {preset}" for estimator in ("KernelGAN-FKP", "DIP-FKP") for preset in get_args(Preset)),
+)
+"""What ``--methods`` knows: an estimator and its preset."""
 
 
 @dataclass(frozen=True)
 class Options:
     """What ``python benchmarks/estimators.py`` takes."""
 
-    log: Path = runs_folder() / "estimators.jsonl"
-    """Where runs are written to, and read from where they are there already."""
-    methods: tuple[str, ...] = METHODS
-    """Which estimators."""
+    methods: tuple[str, ...] = tuple(method for method in METHODS if not method.endswith("paper"))
+    """Which estimators; those of the paper's preset take up to half an hour a picture, so they have to be named."""
     scales: tuple[int, ...] = (2, 4)
     """Scale factors."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds to average over."""
     pictures: tuple[str, ...] = PHOTOGRAPHS
     """Names of photographs in ``skimage.data``."""
-    path_nonblind: Path | None = None
+    path_nonblind: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Weights of USRNet other than the shipped ones, for the scores."""
+    results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = RESULTS
+    """Folder of the records."""
 
 
 @cache
@@ -89,73 +90,60 @@ def examples(scale_factor: int) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
         return {item.name: read_example(item, scale_factor) for item in items}
 
 
-def estimator_of(method: str, scale_factor: int) -> Estimator:
-    device = pick_device()
-    if method in DIP_PRESETS:
-        settings = DIPFKP.estimator.preset(DIP_PRESETS[method])
-        return DIPFKP.estimator.pretrained_estimator(scale_factor, device, settings)
-    model: GANModel = "KernelGAN" if method == "KernelGAN" else "KernelGANFKP"
-    gan_settings = preset("paper" if "paper" in method else "search", model, scale_factor)
-    return KernelGANFKP.estimator.pretrained_estimator(scale_factor, device, gan_settings, model)
-
-
-def measure(method: str, scale_factor: int, seed: int, name: str) -> dict[str, Any]:
-    """One run, in this process: the kernel, which is scored later, and what finding it took."""
-    lr, _, _ = examples(scale_factor)[name]
-    found = estimator_of(method, scale_factor)(lr.to(pick_device()), scale_factor, seed=seed)
-    return {
-        "kernel": found.kernel[0, 0].tolist(),
-        "seconds": found.seconds,
-        "gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        "converged": found.converged,
-        "threads": torch.get_num_threads(),
-    }
-
-
-def scored(run: dict[str, Any], scale_factor: int, name: str, net: USRNet) -> dict[str, Any]:
-    """``run`` with kernel PSNR, PSNR and SSIM, and PSNR below that of the true kernel's image."""
-    lr, true_kernel, hr = examples(scale_factor)[name]
-    kernel = as_kernel(run["kernel"]).float()
-    psnr, ssim = score(net, lr, kernel, hr, scale_factor)
-    return {
-        **run,
-        "kernel_psnr": kernel_psnr(kernel, true_kernel),
-        "psnr": psnr,
-        "ssim": ssim,
-        "below": true_psnr(name, scale_factor, net) - psnr,
-    }
+def settings_of(method: str, scale_factor: int) -> DIPFKP.estimator.DIPSettings | KernelGANFKP.estimator.GANSettings:
+    estimator, _, preset = method.partition(", ")
+    if estimator == "DIP-FKP":
+        return DIPFKP.estimator.preset(preset)  # type: ignore[arg-type]
+    model: KernelGANFKP.estimator.GANModel = "KernelGAN" if estimator == "KernelGAN" else "KernelGANFKP"
+    return KernelGANFKP.estimator.preset(preset or "paper", model, scale_factor)  # type: ignore[arg-type]
 
 
 @cache
-def true_psnr(name: str, scale_factor: int, net: USRNet) -> float:
+def estimator_of(method: str, scale_factor: int) -> Estimator:
+    device, settings = pick_device(), settings_of(method, scale_factor)
+    if isinstance(settings, DIPFKP.estimator.DIPSettings):
+        return DIPFKP.estimator.pretrained_estimator(scale_factor, device, settings)
+    model: KernelGANFKP.estimator.GANModel = "KernelGAN" if method == "KernelGAN" else "KernelGANFKP"
+    return KernelGANFKP.estimator.pretrained_estimator(scale_factor, device, settings, model)
+
+
+@cache
+def network(path: Path) -> USRNet:
+    return USRNet.from_pretrained(path).to(pick_device())
+
+
+@cache
+def oracle_psnr(name: str, scale_factor: int, path: Path) -> float:
+    """PSNR of the image made with the true kernel."""
     lr, kernel, hr = examples(scale_factor)[name]
-    return score(net, lr, kernel, hr, scale_factor)[0]
+    return score(network(path), lr, kernel, hr, scale_factor)[0]
 
 
-def spread(by_seed: list[list[dict[str, Any]]], value: str, digits: int) -> str:
-    """Mean and standard deviation over seeds of the mean over pictures."""
-    means = [np.mean([entry[value] for entry in entries]) for entries in by_seed]
-    deviation = f" ± {np.std(means, ddof=1):.{digits}f}" if len(means) > 1 else ""
-    return f"{np.mean(means):.{digits}f}{deviation}"
+def measure(what: What, path: Path) -> Values:
+    """One run, in this process; the memory is that of finding the kernel."""
+    scale_factor, name = what["scale"], what["picture"]
+    lr, true_kernel, hr = examples(scale_factor)[name]
+    found = estimator_of(what["method"], scale_factor)(lr.to(pick_device()), scale_factor, seed=what["seed"])
+    gigabytes = peak_gigabytes()
+    psnr, ssim = score(network(path), lr, found.kernel, hr, scale_factor)
+    return {
+        "kernel_psnr": round(kernel_psnr(found.kernel, true_kernel), 3),
+        "psnr": round(psnr, 4),
+        "ssim": round(ssim, 6),
+        "gap": round(psnr - oracle_psnr(name, scale_factor, path), 4),
+        "converged": found.converged,
+        "seconds": round(found.seconds, 2),
+        "gigabytes": round(gigabytes, 2),
+    }
 
 
-def table(runs: dict[tuple[Any, ...], dict[str, Any]], options: Options) -> str:
-    """Markdown of what ``runs`` hold."""
-    lines = [
-        "| | estimator | kernel PSNR | PSNR | SSIM | below true kernel | s/image | GiB |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for scale_factor in options.scales:
-        for method in options.methods:
-            keys = [[(method, scale_factor, seed, name) for name in options.pictures] for seed in options.seeds]
-            by_seed = [[runs[key] for key in row] for row in keys]
-            entries = [entry for row in by_seed for entry in row]
-            cells = [spread(by_seed, "kernel_psnr", 2), spread(by_seed, "psnr", 2), spread(by_seed, "ssim", 4)]
-            cells.append(f"{np.mean([entry['below'] for entry in entries]):.2f}")
-            cells.append(f"{np.median([entry['seconds'] for entry in entries]):.0f}")
-            cells.append(f"{max(entry['gigabytes'] for entry in entries):.2f}")
-            lines.append(f"| x{scale_factor} | {method} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def fingerprint_of(method: str, scale_factor: int, path: Path) -> str:
+    """Of settings and weights."""
+    files = []
+    if method != "KernelGAN":
+        side = 2 if method.startswith("KernelGAN") else scale_factor  # which at x4 searches the x2 kernel
+        files = [pretrained_path(f"FKP_x{side}.pt"), pretrained_path("kernel_predictor.pth")]
+    return fingerprint(settings_of(method, scale_factor), path, *files)
 
 
 def main() -> int:
@@ -164,16 +152,18 @@ def main() -> int:
         unknown = [name for name in given if name not in known]
         if unknown:
             raise ValueError(f"'{unknown[0]}' is not known; take some of: {'; '.join(known)}")
-    keys = [
-        (method, scale_factor, seed, name)
-        for seed in options.seeds
-        for method in reversed(options.methods)
-        for scale_factor in options.scales
-        for name in options.pictures
-    ]
-    runs = measured(options.log, keys, measure)
-    net = USRNet.from_pretrained(options.path_nonblind).to(pick_device())
-    print(table({key: scored(runs[key], key[1], key[3], net) for key in keys}, options))
+    path = options.path_nonblind or pretrained_path("usrnet_tiny.pth")
+    weights = "ours" if options.path_nonblind is None else "official"
+    network(path)
+    for method in options.methods:
+        for scale_factor in options.scales:
+            what = {"scale": scale_factor, "method": method, "weights": weights}
+            what |= {"fingerprint": fingerprint_of(method, scale_factor, path)}
+            for seed in options.seeds:
+                # Each in a process of its own: what one leaves in memory is not the next one's.
+                rows = [[what | {"picture": name, "seed": seed}] for name in options.pictures]
+                measured(options.results / "estimators.jsonl", rows, partial(measure, path=path))
+    print(tables.estimators(options.results))
     return 0
 
 

@@ -1,20 +1,25 @@
-"""Seconds of a step of DIP-FKP's image network in both memory layouts, side by side, as a Markdown table.
+"""Seconds of a step of DIP-FKP's image network in both memory layouts, side by side, as records and a Markdown table.
 
 python benchmarks/image_prior.py
 """
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+import tyro
 
+import tables
 from blindsr.checks import require_positive
 from blindsr.command import parse, run
 from blindsr.devices import DeviceName, keep_freed_memory, pick_device, preferred_memory_format
 from blindsr.initialization import draw_parameters
 from DIPFKP.estimator import preset
 from DIPFKP.network import ImagePrior, scales_for
+from logbook import RESULTS, append
 
 LAYOUTS = {"channels last": torch.channels_last, "channels first": torch.contiguous_format}
 
@@ -29,6 +34,8 @@ class Options:
     """Steps of each kind, in turn; their median is printed."""
     device: DeviceName = "auto"
     """Where to compute; auto takes CUDA or MPS where there is one."""
+    results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = RESULTS
+    """Folder of the records."""
 
 
 def seconds(channels: int, non_local: bool, side: int, steps: int, device: torch.device) -> dict[str, float]:
@@ -57,14 +64,15 @@ def main() -> int:
     keep_freed_memory()
     device = pick_device(options.device)
     chosen = next(name for name, layout in LAYOUTS.items() if layout == preferred_memory_format(device))
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {device}, which takes {chosen}\n")
-    print(f"| preset | channels | HR side | {' | '.join(LAYOUTS)} |\n|---|---|---|---|---|")
+    print(f"{device} takes {chosen}\n")
     for name in ("search", "paper"):
         settings = preset(name)
         for side in options.sides:
             row = seconds(settings.channels, settings.non_local, side, options.steps, device)
-            cells = " | ".join(f"{value:.3f}" for value in row.values())
-            print(f"| {name} | {settings.channels} | {side} | {cells} |", flush=True)
+            for layout, value in row.items():
+                what = {"preset": name, "channels": settings.channels, "side": side, "layout": layout}
+                append(options.results / "image_prior.jsonl", what, {"seconds": round(value, 4)})
+    print(tables.image_prior(options.results))
     return 0
 
 

@@ -1,42 +1,55 @@
-"""−log p of the validation kernels under the shipped priors and the official ones, as a Markdown table.
+"""−log p of the validation kernels under the shipped priors and the official ones, as records and a Markdown table.
 
 python benchmarks/likelihood.py --official DIR     DIR holds FKP_x2.pt, FKP_x3.pt, FKP_x4.pt
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Annotated
 
+import tyro
+
+import tables
 from blindsr.command import parse, run
+from blindsr.paths import pretrained_path
 from FKP import KernelPrior
 from FKP.training import negative_log_likelihood, validation_kernels
+from logbook import RESULTS, Values, What, fingerprint, measured
 
 
 @dataclass(frozen=True)
 class Options:
     """What ``python benchmarks/likelihood.py`` takes."""
 
-    official: Path
-    """Folder with the official weights."""
+    official: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """Folder with the official weights; there are none for x8."""
     scales: tuple[int, ...] = (2, 3, 4, 8)
     """Scale factors."""
     seed: int = 0
     """Seed of the dequantisation noise, the same for both priors."""
+    results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = RESULTS
+    """Folder of the records."""
+
+
+def measure(what: What, path: Path) -> Values:
+    kernels = validation_kernels(what["scale"])
+    nll, error = negative_log_likelihood(KernelPrior.from_pretrained(what["scale"], path), kernels, what["seed"])
+    return {"nll": round(nll, 3), "two_errors": round(error, 3), "kernels": len(kernels)}
 
 
 def main() -> int:
     options = parse(Options, __doc__ or "")
-    print("| | kernels | ours | official |\n|---|---|---|---|")
+    if not options.official.is_dir():
+        raise FileNotFoundError(f"--official {options.official}: no such folder")
     for scale_factor in options.scales:
-        kernels = validation_kernels(scale_factor)
-        cells = []
-        for path in (None, options.official / f"FKP_x{scale_factor}.pt"):
-            if path is not None and not path.is_file():
-                cells.append("none released")
+        name = f"FKP_x{scale_factor}.pt"
+        for weights, path in (("ours", pretrained_path(name)), ("official", options.official / name)):
+            if weights == "official" and not path.is_file():
                 continue
-            prior = KernelPrior.from_pretrained(scale_factor, path)
-            nll, error = negative_log_likelihood(prior, kernels, options.seed)
-            cells.append(f"{nll:.2f} ± {error:.2f}")
-        print(f"| x{scale_factor} | {len(kernels)} | {cells[0]} | {cells[1]} |")
+            what = {"scale": scale_factor, "weights": weights, "seed": options.seed, "fingerprint": fingerprint(path)}
+            measured(options.results / "likelihood.jsonl", [[what]], partial(measure, path=path))
+    print(tables.likelihood(options.results))
     return 0
 
 

@@ -1,57 +1,66 @@
-"""Every command and every example of the README and of RESULTS.md, run on small things of the same kind."""
+"""Every command and every example of the README and of docs/, run on small things of the same kind; every link."""
 
-import importlib
-import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
 from commands import REPOSITORY, typed
 
+from blindsr.degradation import degrade
 from blindsr.images import write_image
 from blindsr.kernel_files import write_kernel
 from blindsr.kernels import random_kernels
+from blindsr.metrics import kernel_psnr
 from blindsr.paths import data_folder
 
-TEXT = "\n".join((REPOSITORY / name).read_text() for name in ("README.md", "RESULTS.md"))
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+TEXT = "\n".join(page.read_text() for page in PAGES)
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, flags=re.S | re.M)
-COMMANDS = [line for language, block in BLOCKS if not language for line in block.splitlines() if "python" in line]
+LINES = [line for language, block in BLOCKS if not language for line in block.splitlines() if "python" in line]
+COMMANDS = list(dict.fromkeys([*LINES, *re.findall(r"`(cd \w+ && python [^`]+)`", TEXT)]))
 
 DIP = "--iterations 3 --ssim-iterations 2 --frozen-iterations 1 --channels 8 --crop 64"
 GAN = "--iterations 3 --frozen-iterations 1 --batch 4"
+RESULTS = "--results {tmp}/results"
 QUICK = {
     r"cd DIPFKP .*--path-KP": f"{DIP} --image-iterations 2 --image-channels 8 -o {{tmp}}/out",
-    r"cd DIPFKP .*-o": DIP,
     r"cd DIPFKP": f"{DIP} -o {{tmp}}/out",
     r"cd KernelGANFKP": f"{GAN} -o {{tmp}}/out",
     r"cd NonblindSR .*--kernel": "-o {tmp}/out",
     r"cd NonblindSR .*--train": "--steps 1 --batch 2 --patch 24 --held-out 1 --scales 2 -o {tmp}/out",
+    r"cd NonblindSR .*--evaluate": "--dataset {tmp}/Set5",
+    r"cd NonblindSR .*-c ": "",
     r"cd FKP && python main.py --train": "--epochs 1 --kernels-per-epoch 200 -o {tmp}/out",
-    r"cd KernelPredictor": "--steps 1 --crops 16 --pixels 1024 --held-out 1 -o {tmp}/out",
+    r"cd KernelPredictor .*--train": "--steps 1 --crops 16 --pixels 1024 --held-out 1 --scales 2 -o {tmp}/out",
+    r"cd KernelPredictor .*--evaluate": "--crops 16 --pixels 1024 --held-out 1 --scales 2",
     r"prepare_dataset": "",
-    r"benchmarks/set5.*--preset paper": "--scales 4 --seeds 0 --preset search",  # a thousand iterations otherwise
-    r"benchmarks/set5": "--scales 4 --seeds 0",
-    r"benchmarks/nonblind": "--scales 4 --pictures chelsea",
-    r"benchmarks/likelihood": "--scales 2",
-    r"benchmarks/confidence": "--scales 2 --zooms 1 --groups 1 --held-out 1",
-    r"benchmarks/variants": "--variants 'default preset' --scales 2 --photographs 1 --held-out 1",
-    r"benchmarks/critic": "--batch 2 --steps 1",
-    r"benchmarks/image_prior": "--sides 32 --steps 1",
-    r"benchmarks/estimators": "--methods KernelGAN-FKP --scales 2 --seeds 0 --pictures coins",
+    r"benchmarks/dataset.*--methods paper": f"--methods prediction --scales 2 {RESULTS}",
+    r"benchmarks/dataset": f"--dataset {{tmp}}/Set5 --methods bicubic prediction oracle --scales 2 {RESULTS}",
+    r"benchmarks/nonblind": f"--scales 4 --noises 10 --pictures chelsea {RESULTS}",
+    r"benchmarks/likelihood": f"--scales 2 {RESULTS}",
+    r"benchmarks/confidence": f"--scales 2 --zooms 1 --groups 1 --held-out 1 {RESULTS}",
+    r"benchmarks/variants": f"--variants prediction --scales 2 --photographs 1 --held-out 1 {RESULTS}",
+    r"benchmarks/critic": f"--batch 2 --steps 1 {RESULTS}",
+    r"benchmarks/image_prior": f"--sides 32 --steps 1 {RESULTS}",
+    r"benchmarks/estimators": f"--methods 'DIP-FKP, prediction' --scales 2 --seeds 0 --pictures coins {RESULTS}",
+    r"benchmarks/tables": "",
 }
-"""What makes each command short: the first pattern found in it decides."""
+"""What makes each command short: the first pattern found in it decides. An -o of its own is kept."""
 
-ELSEWHERE = r"benchmarks/killed|-m pytest"
-"""Ten minutes, and in small tests/test_killed.py; this very run, and tests/test_hostile.py."""
+ELSEWHERE = r"benchmarks/killed|benchmarks/overview|-m pytest"
+"""Ten minutes, and in small tests/test_killed.py; a picture; this very run, and tests/test_hostile.py."""
 
 
 def extra_options(command):
-    return next((extra for pattern, extra in QUICK.items() if re.search(pattern, command)), None)
+    extra = next((extra for pattern, extra in QUICK.items() if re.search(pattern, command)), None)
+    return extra.replace("-o {tmp}/out", "") if extra and " -o " in command else extra
 
 
 @pytest.fixture(scope="module")
@@ -65,64 +74,121 @@ def small(tmp_path_factory, picture):
         write_image(tmp / name, np.kron(pixels, np.ones((7, 7, 1), np.uint8)))
     write_kernel(tmp / "k.mat", random_kernels(1, 3, torch.Generator().manual_seed(0)))
     shutil.copytree(data_folder() / "pretrained_models", tmp / "official")
+    for stage in ("first", "second", "eighth", "ninth", "tenth"):
+        (tmp / stage).mkdir()
+        for name in ("usrnet_tiny.pth", "kernel_predictor.pth"):
+            shutil.copy(data_folder() / "pretrained_models" / name, tmp / stage)
     for scale_factor in (2, 3, 4):
         done = typed("data", "--sf", scale_factor, "--dataset", tmp / "Set5", script="prepare_dataset.py")
         assert done.returncode == 0, done.stderr
     return tmp
 
 
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Benchmarks import each other, and measure without processes of their own, which take seconds to start."""
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+
+    @contextmanager
+    def inline():
+        yield lambda function, *arguments: function(*arguments)
+
+    monkeypatch.setattr("logbook.own_process", inline)
+
+
 def test_every_command_is_run_here_or_elsewhere():
-    assert len(COMMANDS) > 15
+    assert len(COMMANDS) > 25
     unknown = [c for c in COMMANDS if extra_options(c) is None and not re.search(ELSEWHERE, c)]
     assert not unknown
 
 
 @pytest.mark.parametrize(
-    ("script", "option", "known"), [("variants", "variants", "VARIANTS"), ("estimators", "methods", "METHODS")]
+    ("script", "option", "known"),
+    [
+        ("variants", "--variants", "VARIANTS"),
+        ("estimators", "--methods", "METHODS"),
+        ("dataset", "--methods", "METHODS"),
+    ],
 )
-def test_what_the_commands_measure_is_known(script, option, known, monkeypatch):
+def test_what_the_commands_measure_is_known(script, option, known, in_this_process):
     # The runs below name their own, short ones.
-    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
-    names = getattr(importlib.import_module(script), known)
-    lines = [line.replace("\n", " ") for line in re.findall(rf"--{option} [^`]*", TEXT)]
-    assert lines
-    for line in lines:
-        words = shlex.split(line)[1:]
+    names = runpy.run_path(str(REPOSITORY / "benchmarks" / f"{script}.py"))[known]
+    commands = [command for command in COMMANDS if f"benchmarks/{script}.py" in command and option in command]
+    assert commands
+    for command in commands:
+        words = shlex.split(command)
+        words = words[words.index(option) + 1 :]
         ends = [i for i, word in enumerate(words) if word.startswith("--")]
-        assert set(words[: ends[0] if ends else None]) <= set(names), line
+        assert set(words[: ends[0] if ends else None]) <= set(names), command
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [command for command in COMMANDS if extra_options(command) is not None])
-def test_command(command, small):
-    extra = extra_options(command)
+def test_command(command, small, in_this_process):
     line = command.removeprefix(". ./setup.sh && ")
     folder = REPOSITORY
     if line.startswith("cd "):
         step, line = line.split(" && ", 1)
         folder = REPOSITORY / step.removeprefix("cd ")
-    words = shlex.split(f"{line} {extra.format(tmp=small)}")
+    words = shlex.split(f"{line} {extra_options(command).format(tmp=small)}")
     assert words[0] == "python"
     for i, word in enumerate(words):
         first = word.removeprefix("../").split("/")[0]
-        if first in {path.name for path in small.iterdir()} | {"sharp", "runs"}:
+        if first in {path.name for path in small.iterdir()} | {"sharp", "third"}:
             words[i] = str(small / word.removeprefix("../"))
-    shutil.rmtree(small / "out", ignore_errors=True)
-    if "benchmarks/" not in command:
-        # Without a process of its own; tests/test_cli.py runs each of these scripts in one.
-        done = typed(folder, *words[2:], script=words[1])
+        elif word.startswith("docs/"):
+            words[i] = str(small / word.removeprefix("docs/"))
+    shutil.rmtree(small / "out", ignore_errors=True)  # but no records: benchmarks skip what another command measured
+    if words[1] == "-c":
+        done = subprocess.run([sys.executable, *words[1:]], cwd=small, capture_output=True, text=True)
     else:
-        done = subprocess.run(
-            [sys.executable, *words[1:]],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=280,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+        # Without a process of its own; tests/test_cli.py runs each main.py in one.
+        script = folder / words[1]
+        done = typed(script.parent.relative_to(REPOSITORY), *words[2:], cwd=folder, script=script.name)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [block for language, block in BLOCKS if language == "python"])
 def test_example(block):
-    done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr
+    exec(compile(block, "example", "exec"), {"__name__": "example"})
+
+
+def test_the_example_of_a_calibration_finds_the_kernel():
+    calibrate = runpy.run_path(str(REPOSITORY / "examples" / "calibrate.py"), run_name="example")["calibrate"]
+    chart = torch.rand(1, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    kernel = random_kernels(1, 2, torch.Generator().manual_seed(1))
+    photo = degrade(chart, kernel, 2)
+    assert kernel_psnr(calibrate(chart, photo, 2, steps=60), kernel) > 40
+
+
+COMING = {"docs/photographs.md"}
+"""Pages that are being written."""
+
+
+def anchors(page):
+    """The headings of a page as GitHub links them."""
+    headings = re.findall(r"^#+ (.*)", page.read_text(), flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, data_folder() / "pretrained_models" / "README.md"], ids=lambda page: page.name
+)
+def test_links_lead_somewhere(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.S | re.M)
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists() or link in COMING, link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_the_readme_is_two_pages():
+    assert len((REPOSITORY / "README.md").read_text().splitlines()) <= 165
+
+
+def test_old_words_are_gone():
+    old = ["come to rest", "opposite border", "below (the )?true kernel", "pull(ed)?", "moved", "narrow(ed|ing)"]
+    found = re.findall(rf".*\b(?:{'|'.join(old)}|default preset)\b.*", TEXT)
+    assert not found

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from blindsr.batch.inputs import Item
-from blindsr.batch.run import process
+from blindsr.batch.run import Job, process
 from blindsr.degradation import degrade
 from blindsr.devices import free_memory
 from blindsr.estimation import Estimate
@@ -194,10 +194,10 @@ def test_a_photograph_does_not_go_on_at_its_opposite_border(tmp_path):
     worst = {}
     for periodic in (True, False):
         item = Item("ramp", tmp_path / "ramp.png")
-        options = {"device": torch.device("cpu"), "seed": 0, "nonblind": nonblind, "periodic": periodic}
+        job = Job(known, 2, torch.device("cpu"), photograph=not periodic, nonblind=nonblind)
         out = tmp_path / str(periodic)
         out.mkdir()
-        (result,) = process([item], known, 2, out, **options, progress=lambda item: lambda *step: None)
+        (result,) = process([item], job, out, progress=lambda item: lambda *step: None)
         assert result.error is None
         sr = read_image(out / "ramp.png")
         smooth = torch.linspace(0.1, 0.9, 96).view(1, 1, 96, 1)

@@ -1,0 +1,396 @@
+"""Every table of README.md and docs/ whose figures are measured, made of the records in benchmarks/results.
+
+python benchmarks/tables.py
+
+A table stands between ``<!-- table NAME -->`` and ``<!-- end -->``; what is between them is replaced.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from blindsr.command import parse, run
+from logbook import REPOSITORY, RESULTS, Record, read
+
+__all__ = ["TABLES", "dataset", "filled", "markdown", "mean", "pick"]
+
+SIZES = {"Set5": 5, "Set14": 14, "BSD100": 100, "Urban100": 100}
+"""How many pictures a set has; a row of fewer says so."""
+MARKED = re.compile(r"(<!-- table (?P<name>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``python benchmarks/tables.py`` takes."""
+
+    results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = RESULTS
+    """Folder of the records."""
+
+
+# From records to cells
+
+
+def pick(records: Iterable[Record], **where: Any) -> list[Record]:
+    """The records of one row: those of ``where``, of the settings and weights with which most pictures were run.
+
+    Of settings with equally many the latest are taken, and of a picture and seed measured twice the later one.
+    """
+    groups: dict[tuple[Any, bool], dict[tuple[Any, Any], Record]] = {}
+    for record in records:
+        if all(record.what.get(name) == value for name, value in where.items()):
+            group = groups.setdefault((record.what.get("fingerprint"), "pictures" in record.values), {})
+            group[record.what.get("picture"), record.what.get("seed")] = record
+    rows = [list(group.values()) for group in groups.values()]
+    return max(reversed(rows), key=pictures, default=[])
+
+
+def pictures(row: Sequence[Record]) -> int:
+    """How many pictures a row has; a transcribed mean counts all of its own."""
+    return sum(
+        record.values.get("pictures", 1) for record in row if record.what.get("seed") == row[0].what.get("seed")
+    )
+
+
+def mean(row: Sequence[Record], value: str) -> float | None:
+    """Mean of ``value`` over pictures and seeds, None where a record lacks it."""
+    values = [record.values.get(value) for record in row]
+    return None if None in values or not values else float(np.mean(np.array(values, dtype=float)))
+
+
+def number(value: float | None, digits: int, sign: str = "") -> str:
+    return "" if value is None else f"{value:{sign}.{digits}f}"
+
+
+def psnr_ssim(row: Sequence[Record], prefix: str = "", size: int | None = None) -> str:
+    """PSNR/SSIM, and of how many pictures where these are not all."""
+    ssim = number(mean(row, f"{prefix}ssim"), 4)
+    cell = number(mean(row, f"{prefix}psnr"), 2) + (f"/{ssim}" if ssim else "")
+    return f"{cell} ({pictures(row)} of {size})" if cell and size is not None and pictures(row) < size else cell
+
+
+def spread(row: Sequence[Record], value: str, digits: int) -> str:
+    """Mean over pictures, then mean ± standard deviation over seeds."""
+    seeds = dict.fromkeys(record.what.get("seed") for record in row)
+    means = [mean([record for record in row if record.what.get("seed") == seed], value) for seed in seeds]
+    if not means or None in means:
+        return ""
+    deviation = mean(row, f"{value}_spread")  # transcribed
+    if len(means) > 1:
+        deviation = float(np.std(np.array(means, dtype=float), ddof=1))
+    cell = number(float(np.mean(np.array(means, dtype=float))), digits)
+    return cell if deviation is None else f"{cell} ± {number(deviation, digits)}"
+
+
+def gap(row: Sequence[Record], oracle: Sequence[Record] = ()) -> float | None:
+    """PSNR minus that of the oracle kernel's image, of the same pictures."""
+    if (known := mean(row, "gap")) is not None:
+        return known
+    ours, best = mean(row, "psnr"), mean(oracle, "psnr")
+    same = {record.what.get("picture") for record in row} == {record.what.get("picture") for record in oracle}
+    return ours - best if ours is not None and best is not None and same else None
+
+
+def median(row: Sequence[Record], value: str) -> float | None:
+    values = [record.values[value] for record in row if record.values.get(value) is not None]
+    return float(np.median(values)) if values else None
+
+
+def largest(row: Sequence[Record], value: str) -> float | None:
+    return max((record.values[value] for record in row if record.values.get(value) is not None), default=None)
+
+
+def devices(row: Sequence[Record]) -> str:
+    """On what it ran: processor or GPU, and threads where they are known."""
+    names = []
+    for record in row:
+        threads = record.run.get("threads")
+        busy = ", busy" * bool(record.run.get("busy"))
+        names.append(record.run["device"] + (f", {threads} thread{'s' * (threads > 1)}" if threads else "") + busy)
+    return "; ".join(dict.fromkeys(names))
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown; columns that no row has anything in are left out."""
+    lines = [list(head), *map(list, rows)]
+    kept = [column for column in range(len(head)) if any(line[column] for line in lines[1:])]
+    text = ["".join(["|", *(f" {line[column]} |" if line[column] else " |" for column in kept)]) for line in lines]
+    return "\n".join([text[0], f"|{'---|' * len(kept)}", *text[1:]])
+
+
+# The tables
+
+METHODS = {
+    "bicubic": "bicubic",
+    "paper": "`--preset paper` run here",
+    "prediction": "`--preset prediction`",
+    "search": "`--preset search`",
+    "oracle": "true kernels + USRNet (oracle)",
+}
+WEIGHTS = ("none", "official", "ours")
+
+
+def dataset(results: Path, name: str) -> str:
+    """All that is known of DIP-FKP on a data set, published rows first where there are any."""
+    records, published = read(results / "dataset.jsonl"), read(RESULTS / "published.jsonl")
+    records = [record for record in records if record.what["dataset"] == name]
+    rows = []
+    scales = sorted({r.what["scale"] for r in [*records, *published] if r.what["dataset"] == name})
+    for scale in scales:
+        for record in published:
+            if record.what["dataset"] == name and record.what["scale"] == scale:
+                row = [f"published: {record.what['method']}", "official", psnr_ssim([record]), "", "", "", "", ""]
+                rows.append([f"x{scale}", *row])
+        for method, title in METHODS.items():
+            for weights in WEIGHTS:
+                row = pick(records, scale=scale, method=method, weights=weights)
+                if not row:
+                    continue
+                oracle = pick(records, scale=scale, method="oracle", weights=weights)
+                seconds = [number(median(row, "seconds"), 1), number(largest(row, "seconds_longest"), 1)]
+                if seconds[0] and not seconds[1]:
+                    seconds[1] = number(largest(row, "seconds"), 1)
+                cells = [
+                    psnr_ssim(row, size=SIZES.get(name)),
+                    number(mean(row, "kernel_psnr"), 2),
+                    "" if method in ("oracle", "bicubic") else number(gap(row, oracle), 2, "+"),
+                    ", ".join(filter(None, seconds)),
+                    number(largest(row, "gigabytes"), 2),
+                    devices(row),
+                ]
+                rows.append([f"x{scale}", title, weights, *cells])
+                if mean(row, "image_psnr") is not None:
+                    image = psnr_ssim(row, "image_", SIZES.get(name))
+                    rows.append([f"x{scale}", f"{title}, its own picture", weights, image, "", "", "", "", ""])
+    head = ["", "method", "weights", "PSNR/SSIM", "kernel PSNR", "gap to oracle", "s, longest", "GiB", "device"]
+    return markdown(head, rows)
+
+
+def reproduction(results: Path) -> str:
+    """Set5: what was published, the paper's preset run here, and ours."""
+    records, published = read(results / "dataset.jsonl"), read(results / "published.jsonl")
+    scales = (2, 3, 4)
+
+    def cells(source: list[Record], **where: Any) -> list[str]:
+        return [psnr_ssim(pick(source, dataset="Set5", scale=scale, **where), size=5) for scale in scales]
+
+    rows = []
+    for method in ("DIP-FKP", "DIP-FKP + USRNet", "true kernels + USRNet"):
+        rows.append([f"*published*: {method}", "official", *cells(published, method=method)])
+    for method, title in METHODS.items():
+        if method == "bicubic":
+            continue
+        for weights in WEIGHTS:
+            row = cells(records, method=method, weights=weights)
+            if any(row):
+                rows.append([f"*ours*: {title}" if method in ("prediction", "search") else title, weights, *row])
+    return markdown(["Set5, PSNR/SSIM", "weights", "x2", "x3", "x4"], rows)
+
+
+def paper_by_picture(results: Path) -> str:
+    """The paper's preset beside prediction and search, picture by picture, official weights."""
+    records = [
+        r for r in read(results / "dataset.jsonl") if r.what["weights"] == "official" and r.what.get("picture")
+    ]
+    rows = []
+    keys = {(r.what["dataset"], r.what["scale"], r.what["picture"]) for r in records if r.what["method"] == "paper"}
+    for name, scale, picture in sorted(keys):
+        where = {"dataset": name, "scale": scale, "picture": picture}
+        runs = [pick(records, **where, method=method) for method in ("paper", "prediction", "search", "oracle")]
+        times = [number(mean(each, "seconds"), digits) for each, digits in zip(runs[:3], (0, 1, 1), strict=True)]
+        scores = [psnr_ssim(each) for each in runs]
+        mixed = [cell for pair in zip(scores[:3], times, strict=True) for cell in pair]
+        rows.append([name, f"x{scale}", picture, *mixed, scores[3], devices(runs[0])])
+    head = ["set", "", "picture", "paper", "s", "prediction", "s", "search", "s", "oracle", "device (paper)"]
+    return markdown(head, rows)
+
+
+def own_picture(results: Path) -> str:
+    """The deep image prior's own picture."""
+    records, published = read(results / "dip_image.jsonl"), read(results / "published.jsonl")
+    rows = []
+    for scale in (2, 3, 4):
+        where = {"dataset": "Set5", "scale": scale}
+        rows.append(
+            [f"x{scale}", psnr_ssim(pick(records, **where)), psnr_ssim(pick(published, method="DIP-FKP", **where))]
+        )
+    return markdown(["", "ours", "published"], rows)
+
+
+def nonblind(results: Path) -> str:
+    """USRNet with true kernels."""
+    records = read(results / "nonblind.jsonl")
+    keys = dict.fromkeys((r.what["dataset"], r.what["scale"], r.what["noise"]) for r in records)
+    rows = []
+    for name, scale, noise in sorted(keys, key=lambda key: (key[0] == "scikit-image", *key)):
+        where = {"dataset": name, "scale": scale, "noise": noise}
+        runs = [psnr_ssim(pick(records, **where, weights=weights)) for weights in ("ours", "official")]
+        rows.append([name, f"x{scale}", str(noise), *runs])
+    return markdown(["images", "", "noise", "ours", "official"], rows)
+
+
+def likelihood(results: Path) -> str:
+    """−log p of the validation kernels."""
+    records = read(results / "likelihood.jsonl")
+    rows = []
+    for scale in sorted({record.what["scale"] for record in records}):
+        row = pick(records, scale=scale, weights="ours")
+        cells = []
+        for each in (row, pick(records, scale=scale, weights="official")):
+            nll = number(mean(each, "nll"), 2)
+            cells.append(f"{nll} ± {number(mean(each, 'two_errors'), 2)}" if nll else "none released")
+        rows.append([f"x{scale}", number(mean(row, "kernels"), 0), *cells])
+    return markdown(["", "kernels", "ours", "official"], rows)
+
+
+def variants(results: Path, zoom: float) -> str:
+    """DIP-FKP's presets and variants of its search."""
+    records = [record for record in read(results / "variants.jsonl") if record.what["zoom"] == zoom]
+    rows = []
+    for scale, variant, weights in dict.fromkeys(
+        tuple(r.what[n] for n in ("scale", "variant", "weights")) for r in records
+    ):
+        row = pick(records, scale=scale, variant=variant, weights=weights)
+        worst = mean(row, "worst_gap") if mean(row, "worst_gap") is not None else min(r.values["gap"] for r in row)
+        scores = [number(mean(row, "kernel_psnr"), 2), number(mean(row, "psnr"), 2)]
+        gaps = [number(mean(row, "gap"), 2, "+"), number(worst, 2, "+")]
+        cells = [*scores, *gaps, number(median(row, "seconds"), 1)]
+        rows.append([f"x{scale}", variant, weights, str(pictures(row)), *cells])
+    rows.sort(key=lambda cells: int(cells[0][1:]))
+    head = ["", "variant", "USRNet", "pictures", "kernel PSNR", "PSNR", "gap to oracle", "largest gap", "s"]
+    return markdown(head, rows)
+
+
+def estimators(results: Path) -> str:
+    """All estimators on the same pictures."""
+    records = read(results / "estimators.jsonl")
+    rows = []
+    for scale, method, weights in dict.fromkeys(
+        tuple(r.what[n] for n in ("scale", "method", "weights")) for r in records
+    ):
+        row = pick(records, scale=scale, method=method, weights=weights)
+        cells = [str(pictures(row)), str(seeds(row)), spread(row, "kernel_psnr", 2), spread(row, "psnr", 2)]
+        cells += [spread(row, "ssim", 4), number(mean(row, "gap"), 2, "+"), number(median(row, "seconds"), 0)]
+        rows.append([f"x{scale}", method, weights, *cells, number(largest(row, "gigabytes"), 2)])
+    rows.sort(key=lambda cells: cells[0])
+    head = [
+        "",
+        "estimator",
+        "USRNet",
+        "pictures",
+        "seeds",
+        "kernel PSNR",
+        "PSNR",
+        "SSIM",
+        "gap to oracle",
+        "s",
+        "GiB",
+    ]
+    return markdown(head, rows)
+
+
+def seeds(row: Sequence[Record]) -> int:
+    return sum(r.values.get("seeds", 1) for r in {r.what.get("seed"): r for r in row}.values())
+
+
+def critic(results: Path) -> str:
+    """Seconds of a step of KernelGAN-FKP's critic."""
+    records = read(results / "critic.jsonl")
+    rows = []
+    for layers, device in dict.fromkeys((record.what["layers"], devices([record])) for record in records):
+        row = pick([record for record in records if devices([record]) == device], layers=layers)
+        rows.append([layers, number(mean(row, "seconds"), 3), device])
+    return markdown(["layers", "s/step", "device"], rows)
+
+
+def image_prior(results: Path) -> str:
+    """Seconds of a step of DIP-FKP's image network in both memory layouts."""
+    records = read(results / "image_prior.jsonl")
+    rows = []
+    names = ("preset", "channels", "side")
+    keys = dict.fromkeys((*(record.what[name] for name in names), devices([record])) for record in records)
+    for *key, device in keys:
+        there = [record for record in records if devices([record]) == device]
+        where = dict(zip(names, key, strict=True))
+        runs = [pick(there, **where, layout=layout) for layout in ("channels last", "channels first")]
+        rows.append([*map(str, key), *(number(mean(each, "seconds"), 3) for each in runs), device])
+    return markdown(["preset", "channels", "HR side", "channels last", "channels first", "device"], rows)
+
+
+def photograph_seconds(results: Path) -> str:
+    """Seconds of kernel and USRNet for larger photographs."""
+    rows = []
+    for record in read(results / "seconds.jsonl"):
+        what, values = record.what, record.values
+        cells = [
+            number(values.get(name), 1) for name in ("kernel_seconds", "usrnet_seconds", "usrnet_float32_seconds")
+        ]
+        rows.append([f"x{what['scale']}", what["lr"], what["method"], *cells, devices([record])])
+    return markdown(["", "LR image", "estimator", "kernel", "USRNet", "in float32", "device"], rows)
+
+
+def confidence(results: Path) -> str:
+    """The error that the predictor expects and the error it makes."""
+    rows = []
+    records = read(results / "confidence.jsonl")
+    for scale, group in dict.fromkeys((r.what["scale"], r.what["group"]) for r in records):
+        row = pick(records, scale=scale, group=group)
+        cells = [number(mean(row, name), 3) for name in ("expected", "actual_rms", "actual_median")]
+        rows.append([f"x{scale}", number(mean(row, "predictions"), 0), *cells])
+    return markdown(["", "predictions", "expected error", "actual error, rms", "median"], rows)
+
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    "reproduction": reproduction,
+    **{name: lambda results, name=name: dataset(results, name) for name in SIZES},  # type: ignore[misc]
+    "paper by picture": paper_by_picture,
+    "own picture": own_picture,
+    "nonblind": nonblind,
+    "likelihood": likelihood,
+    "variants": lambda results: variants(results, 1.0),
+    "variants, enlarged": lambda results: variants(results, 1.5),
+    "estimators": estimators,
+    "critic": critic,
+    "image prior": image_prior,
+    "seconds": photograph_seconds,
+    "confidence": confidence,
+}
+"""What makes each table, by the name between its markers."""
+
+
+def documents() -> list[Path]:
+    """README.md and docs/*.md."""
+    return [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+
+
+def filled(text: str, results: Path) -> str:
+    """``text`` with its tables made anew.
+
+    Raises:
+        ValueError: a marker names a table that is not in :data:`TABLES`.
+    """
+
+    def replace(match: re.Match[str]) -> str:
+        if match["name"] not in TABLES:
+            raise ValueError(f"<!-- table {match['name']} -->: there is {', '.join(TABLES)}")
+        return f"{match[1]}{TABLES[match['name']](results)}\n{match[3]}"
+
+    return MARKED.sub(replace, text)
+
+
+def main() -> int:
+    options = parse(Options, __doc__ or "")
+    for path in documents():
+        text = path.read_text()
+        if (new := filled(text, options.results)) != text:
+            path.write_text(new)
+            print(f"{path.relative_to(REPOSITORY)}: tables written")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
