@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -92,7 +93,7 @@ class DIPEstimator:
         for target, each in ((joint, settings), (whole, refit)):
             if each is not None and each.iterations:
                 _require_memory(target, each)
-        kernels, errors = self._start(lrs, scale_factor, generators)
+        kernels, predictions = self._start(lrs, scale_factor, generators)
         total = settings.iterations + (refit.iterations if refit is not None else 0)
         advice = "use a smaller --image-rate or --kernel-rate"
         log = SearchLog(total, on_step, advice, fetch_interval(joint.lr.device))
@@ -111,7 +112,7 @@ class DIPEstimator:
                 image=None if images is None else images[index : index + 1],
                 seconds=seconds,
                 seed=seed,
-                expected_error=errors[index],
+                **predictions[index],
                 **taken[index],
             )
             for index, seed in enumerate(seeds)
@@ -158,10 +159,10 @@ class DIPEstimator:
 
     def _start(
         self, lrs: Sequence[Tensor], scale_factor: int, generators: Sequence[torch.Generator]
-    ) -> tuple[SearchedKernels, list[float | None]]:
-        """The kernels that the search begins with, and the errors to expect of them where they are predicted."""
+    ) -> tuple[SearchedKernels, list[dict[str, Any]]]:
+        """The kernels that the search begins with, and what an estimate says of them where they are predicted."""
         settings, device = self._settings(), lrs[0].device
-        unknown: list[float | None] = [None] * len(lrs)
+        unknown: list[dict[str, Any]] = [{}] * len(lrs)
         if self.model != "DIPFKP":
             return baseline_kernels(self.model, kernel_side(scale_factor), generators, device), unknown
         if self.prior is None:
@@ -174,7 +175,7 @@ class DIPEstimator:
         predictions = [self.predictor.predict(lr, scale_factor) for lr in lrs]
         predicted = torch.cat([prediction.kernel for prediction in predictions]).to(device)
         kernels = latent_kernels(self.prior, self.prior.invert(predicted), settings.kernel_rate, predicted)
-        return kernels, [prediction.expected_error for prediction in predictions]
+        return kernels, [{"expected_error": each.expected_error, "spread": each.spread} for each in predictions]
 
     def _refit_settings(self, covered: bool) -> DIPSettings | None:
         """Those of the fit that a wanted image takes after the joint one; None where that makes it (``covered``)."""

@@ -27,6 +27,7 @@ class _Found:
 
     kernel: Tensor
     expected_error: float | None = None
+    spread: tuple[float, float] | None = None
     converged: bool | None = None
     notes: tuple[str, ...] = ()
 
@@ -63,6 +64,7 @@ class GANEstimator:
             seconds=time.perf_counter() - began,
             seed=seed,
             expected_error=found.expected_error,
+            spread=found.spread,
             converged=found.converged,
             notes=found.notes,
             **log.of(),
@@ -78,7 +80,7 @@ class GANEstimator:
         if prior is None:
             raise ValueError("KernelGANFKP needs a kernel prior")
         if settings.start == "fixed":
-            latent, expected_error = prior.initial_latent(), None
+            latent, expected_error, spread = prior.initial_latent(), None, None
         elif self.predictor is None:
             raise ValueError('a start that is "predicted" needs a kernel predictor')
         else:
@@ -86,16 +88,17 @@ class GANEstimator:
             # pixels 5/4 of what the x2 kernel has in its own.
             prediction = self.predictor.predict(lr, 2, share=4 / 5 if scale_factor == 4 else 1)
             latent, expected_error = prior.invert(prediction.kernel.to(lr.device)), prediction.expected_error
+            spread = prediction.spread
         if not settings.iterations:
             kernel = prior.decode(latent).detach()
             log.kernel(kernel)
-            return _Found(kernel, expected_error)
+            return _Found(kernel, expected_error, spread)
         patches = PatchSource.of(lr, settings, prior.side)
         bfloat16 = lr.device.type == "cpu" and gains_from_bfloat16(lr.device) and not self.float32
         critic = Critic(generator, dtype=torch.bfloat16 if bfloat16 else torch.float32)
         critic = critic.to(lr.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         kernel, converged = LatentSearch(patches, settings, prior, critic, latent).run(generator, log)
-        return _Found(kernel, expected_error, converged, patches.notes)
+        return _Found(kernel, expected_error, spread, converged, patches.notes)
 
 
 def estimate(

@@ -86,6 +86,8 @@ class Prediction:
     variances: tuple[float, float] = (math.nan, math.nan)
     """Variances along the principal axes as they were read, HR pixels², the larger first: neither lowered nor clipped
     to the range of the kernels (:func:`blindsr.kernels.variance_range`). Beyond it, the blur is another one."""
+    spread: tuple[float, float] = (math.nan, math.nan)
+    """Their square roots in LR pixels."""
     sigma: float | None = None
     """Noise level in image range, as :func:`blindsr.photographs.noise_level` counts it; None where the weights do not
     tell (those for prepared data)."""
@@ -234,7 +236,9 @@ class KernelPredictor(nn.Module):
         lambda1, lambda2, theta = from_log_covariance(mean.cpu().double(), scale_factor, share)
         kernel = gaussian_kernels(lambda1, lambda2, theta, kernel_side(scale_factor), scale_factor)
         sigma = _noise_level(readings, grey=is_grey(lr))
-        return Prediction(kernel.float(), expected_error, (float(largest), float(smallest)), sigma)
+        variances = float(largest), float(smallest)
+        spread = math.sqrt(max(variances[0], 0)) / scale_factor, math.sqrt(max(variances[1], 0)) / scale_factor
+        return Prediction(kernel.float(), expected_error, variances, spread, sigma)
 
 
 def _attend(scores: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

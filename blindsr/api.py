@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blindsr.devices import DeviceName, pick_device
+from blindsr.doubts import doubts
 from blindsr.estimation import Estimate, Estimator, OnStep, place
 from blindsr.kernels import SCALE_FACTORS, as_kernel, locate, normalize
 from blindsr.restoration import Padding, restore
@@ -57,7 +58,7 @@ def super_resolve(
 
     Returns:
         The image at s times the size, of the kind, number type and range of ``image``, and the estimate, whose kernel
-        is aligned unless ``prepared`` and whose ``uncertain`` says where too little of the blur shows.
+        is aligned unless ``prepared`` and whose ``notes`` say what speaks against the result.
 
     Raises:
         ValueError: ``image``, ``kernel``, ``scale_factor`` or another argument is none of these, or the image is too
@@ -84,17 +85,18 @@ def super_resolve(
             settings, weights = replace(preset(), circular=prepared), predictor_path(photographs=not prepared)
             estimator = pretrained_estimator(scale_factor, where, settings, path_predictor=weights)
         estimate = estimator(lr, scale_factor, seed=seed, on_step=on_step)
-    estimate = place(estimate, scale_factor, photograph=not prepared)
+    found = place(estimate, scale_factor, photograph=not prepared)
     noise = step.sigma(lr) if callable(step.sigma) else step.sigma
+    notes = doubts(found, not prepared, 255 * noise) + found.notes
     padding: Padding = "circular" if periodic else "none" if prepared else "reflect"
-    sr = restore(step.network, lr, estimate.kernel, scale_factor, noise, padding, on_step)[0]
+    sr = restore(step.network, lr, found.kernel, scale_factor, noise, padding, on_step)[0]
     if grey:
         sr = sr.mean(dim=0, keepdim=True)
     if has_alpha:
         sr = torch.cat(
             [sr, F.interpolate(planes[None, -1:], scale_factor=scale_factor, mode="bicubic")[0].to(sr.device)]
         )
-    return _like(sr.clamp(0, 1), image), estimate
+    return _like(sr.clamp(0, 1), image), replace(found, notes=notes)
 
 
 def _require_arguments(scale_factor: int, seed: int) -> None:

@@ -11,7 +11,6 @@ from torch import Tensor
 from blindsr.kernels import align, unalign
 
 __all__ = [
-    "UNCERTAIN",
     "Estimate",
     "Estimator",
     "NoiseEstimator",
@@ -25,10 +24,6 @@ __all__ = [
 Preset = Literal["prediction", "search", "paper"]
 """Settings that every estimator has: the predicted kernel without a search, a search that begins there, and the
 published method."""
-
-UNCERTAIN = 0.32
-"""Expected relative error of a kernel's covariance above which it is called uncertain: photographs of BSDS500, up to
-four times enlarged, have 0.06 to 0.23, gradients, single edges and flat areas 0.38 to 0.76 (at x8 0.21 to 0.35)."""
 
 OnStep = Callable[[int, int, float | None], None]
 """Called after every step with (steps done, steps in all, loss); what has no loss says None."""
@@ -66,6 +61,9 @@ class Estimate:
     """Loss of the critic in every iteration, where there is one (its last step's)."""
     expected_error: float | None = None
     """Error to expect of the kernel's covariance, relative to it (0.05 is good), where the estimator knows."""
+    spread: tuple[float, float] | None = None
+    """Standard deviations of the blur along its axes, the larger first, in LR pixels, as read off the image and not
+    limited to what kernels can be, where the estimator reads them."""
     converged: bool | None = None
     """Whether the kernel had converged when the search ended, where the estimator checks that. Converged is not
     correct: a large proximal weight makes a search converge at its start."""
@@ -76,11 +74,6 @@ class Estimate:
     may return either; :func:`place` moves the kernel to where the image needs it."""
     notes: tuple[str, ...] = ()
     """What a user should know of this estimate, a line each."""
-
-    @property
-    def uncertain(self) -> bool:
-        """Whether too little of the blur shows for the kernel to be trusted, where the estimator knows."""
-        return self.expected_error is not None and self.expected_error > UNCERTAIN
 
     @property
     def relative_change(self) -> float | None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from blindsr.batch.inputs import Item
 from blindsr.batch.records import Record, Records, hash_inputs
 from blindsr.degradation import modcrop
+from blindsr.doubts import doubts
 from blindsr.estimation import Estimate, Estimator, NoiseEstimator, NonblindSR, OnStep, place
 from blindsr.figures import save_kernel_comparison, save_search
 from blindsr.files import move_file
@@ -176,7 +177,7 @@ def _make(item: Item, job: Job, folder: Path, on_step: OnStep | None) -> Result:
         converged=estimate.converged,
         relative_change=estimate.relative_change,
         losses={name: _thinned(values) for name, values in losses.items()},
-        notes=_notes(estimate),
+        notes=(*doubts(estimate, job.photograph, sigma), *estimate.notes),
         sigma=sigma,
         sr_seconds=sr_seconds,
     )
@@ -191,13 +192,6 @@ def _restore(
     padding: Padding = "reflect" if job.photograph else "none"
     image = restore(nonblind, lr, estimate.kernel, job.scale_factor, sigma, padding, on_step).cpu()
     return image, 255 * sigma, time.perf_counter() - began
-
-
-def _notes(estimate: Estimate) -> tuple[str, ...]:
-    if not estimate.uncertain:
-        return estimate.notes
-    doubt = f"uncertain: too little of the blur shows (its variances ± {estimate.expected_error:.0%})"
-    return (doubt, *estimate.notes)
 
 
 def _write_kernel_files(
