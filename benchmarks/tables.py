@@ -109,9 +109,13 @@ def devices(row: Sequence[Record]) -> str:
     names = []
     for record in row:
         threads = record.run.get("threads")
-        busy = ", busy" * bool(record.run.get("busy"))
-        names.append(record.run["device"] + (f", {threads} thread{'s' * (threads > 1)}" if threads else "") + busy)
+        names.append(record.run["device"] + (f", {threads} thread{'s' * (threads > 1)}" if threads else ""))
     return "; ".join(dict.fromkeys(names))
+
+
+def quiet(records: Iterable[Record]) -> list[Record]:
+    """Those whose seconds count: nothing else kept the processor busy."""
+    return [record for record in records if not record.run.get("busy")]
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -151,22 +155,23 @@ def dataset(results: Path, name: str) -> str:
                 if not row:
                     continue
                 oracle = pick(records, scale=scale, method="oracle", weights=weights)
-                seconds = [number(median(row, "seconds"), 1), number(largest(row, "seconds_longest"), 1)]
-                if seconds[0] and not seconds[1]:
-                    seconds[1] = number(largest(row, "seconds"), 1)
+                timed = pick(quiet(records), scale=scale, method=method, weights=weights)
+                timed = [record for record in timed if "seconds" in record.values]
+                longest = largest(timed, "seconds_longest") or largest(timed, "seconds")
+                seconds = [number(median(timed, "seconds"), 1), number(longest, 1)]
                 cells = [
                     psnr_ssim(row, size=SIZES.get(name)),
                     number(mean(row, "kernel_psnr"), 2),
                     "" if method in ("oracle", "bicubic") else number(gap(row, oracle), 2, "+"),
                     ", ".join(filter(None, seconds)),
                     number(largest(row, "gigabytes"), 2),
-                    devices(row),
+                    devices(timed),
                 ]
                 rows.append([f"x{scale}", title, weights, *cells])
                 if mean(row, "image_psnr") is not None:
                     image = psnr_ssim(row, "image_", SIZES.get(name))
                     rows.append([f"x{scale}", f"{title}, its own picture", weights, image, "", "", "", "", ""])
-    head = ["", "method", "weights", "PSNR/SSIM", "kernel PSNR", "gap to oracle", "s, longest", "GiB", "device"]
+    head = ["", "method", "weights", "PSNR/SSIM", "kernel PSNR", "gap to oracle", "s, longest", "GiB", "seconds on"]
     return markdown(head, rows)
 
 
@@ -201,11 +206,12 @@ def paper_by_picture(results: Path) -> str:
     for name, scale, picture in sorted(keys):
         where = {"dataset": name, "scale": scale, "picture": picture}
         runs = [pick(records, **where, method=method) for method in ("paper", "prediction", "search", "oracle")]
-        times = [number(mean(each, "seconds"), digits) for each, digits in zip(runs[:3], (0, 1, 1), strict=True)]
+        timed = [pick(quiet(records), **where, method=method) for method in ("paper", "prediction", "search")]
+        times = [number(mean(each, "seconds"), digits) for each, digits in zip(timed, (0, 1, 1), strict=True)]
         scores = [psnr_ssim(each) for each in runs]
         mixed = [cell for pair in zip(scores[:3], times, strict=True) for cell in pair]
-        rows.append([name, f"x{scale}", picture, *mixed, scores[3], devices(runs[0])])
-    head = ["set", "", "picture", "paper", "s", "prediction", "s", "search", "s", "oracle", "device (paper)"]
+        rows.append([name, f"x{scale}", picture, *mixed, scores[3], devices(timed[0])])
+    head = ["set", "", "picture", "paper", "s", "prediction", "s", "search", "s", "oracle", "paper's seconds on"]
     return markdown(head, rows)
 
 
