@@ -1,43 +1,61 @@
-"""Estimate an image's blur kernel with DIP-FKP and super-resolve the image with it.
+"""Find an image's blur kernel with DIP-FKP and super-resolve the image with it.
 
 A dataset with ground truth, scored: python main.py --SR --sf 4 --dataset Test
 
-A photograph of yours: python main.py --SR --sf 2 --real -i photo.png
+A photograph of yours: python main.py --SR --sf 2 -i photo.jpg
 """
 
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import get_args
+from dataclasses import asdict, dataclass, field, replace
+from typing import Annotated, Any, get_args
 
-from blindsr.batch.cli import SearchOptions, parse, peek, peek_flag, run, run_estimator
+import tyro
+
+from blindsr.batch.command import Method, run_batch
+from blindsr.batch.options import EstimatorOptions, MethodOptions
 from blindsr.checks import require_unchanged
+from blindsr.command import overridden, overrides, parse, run
 from blindsr.devices import pick_device
 from blindsr.estimation import Preset
+from blindsr.paths import pretrained_path
 from DIPFKP.estimator import DIPModel, DIPSettings, preset, pretrained_estimator
-from NonblindSR.tiling import pretrained_nonblind
+from KernelPredictor.predictor import predictor_path
+from NonblindSR.choice import with_nonblind
+
+PRESETS: dict[Preset, DIPSettings] = {name: preset(name) for name in get_args(Preset)}
+SettingsOptions = overrides(PRESETS, "Single settings of the search, in place of the preset's.")
 
 
 @dataclass(frozen=True)
-class Options(SearchOptions):
-    """What ``python main.py`` takes."""
+class DIPMethodOptions(MethodOptions):
+    """Which variant of the method, and its weights."""
 
     model: DIPModel = "DIPFKP"
     """DIPFKP, or a baseline without the kernel prior: DIPSoftmax, DoubleDIP."""
+
+
+@dataclass(frozen=True)
+class Options(EstimatorOptions):
+    """What ``python main.py`` takes."""
+
     preset: Preset = "search"
-    """Settings: prediction (the predicted kernel, in a second), search (150 iterations that start there), or paper
-    (1000 iterations of the large network). Options below override it; those that nothing reads are refused."""
-    settings: DIPSettings = field(default_factory=DIPSettings)
-
-    def files(self) -> dict[str, Path]:
-        return super().files() | (self.search_files(self.sf, self.settings.start) if self.model == "DIPFKP" else {})
+    """prediction: the predicted kernel, in a second. search: 150 iterations that start there. paper: the published
+    1000 iterations of the large network. Settings below override it; those that nothing reads are refused."""
+    method: DIPMethodOptions = field(default_factory=DIPMethodOptions)
+    settings: Annotated[Any, tyro.conf.arg(constructor=SettingsOptions)] = field(default_factory=SettingsOptions)
 
 
-def require_effect(options: Options, given: DIPSettings) -> None:
-    """Raise ValueError where an option differs from what the preset has given, and nothing reads it."""
-    settings = options.settings
-    if options.model != "DIPFKP":
-        reason = f"--model {options.model} has no such choice; leave it out"
-        require_unchanged(settings, given, ("kernel_rate", "proximal_weight", "start"), reason)
+def effective_settings(options: Options) -> DIPSettings:
+    """The preset's settings with those that were given.
+
+    Raises:
+        ValueError: one was given that nothing reads.
+    """
+    model = options.method.model
+    base = replace(preset(options.preset, model), circular=not options.photographs)
+    settings = overridden(base, options.settings)
+    if model != "DIPFKP":
+        reason = f"--model {model} has no such choice; leave it out"
+        require_unchanged(settings, base, ("kernel_rate", "proximal_weight", "start"), reason)
     elif settings.iterations == 0:
         unread = ["frozen_iterations", "crop", "crop_position", "kernel_rate", "proximal_weight"]
         if options.SR or settings.image_channels is not None:
@@ -45,30 +63,30 @@ def require_effect(options: Options, given: DIPSettings) -> None:
         if options.SR:
             unread += ["ssim_iterations", "non_local", "image_rate", "image_iterations", "image_channels", "circular"]
         reason = "has no effect without a search (--iterations 0, as --preset prediction); leave it out, or search"
-        require_unchanged(settings, given, unread, reason)
+        require_unchanged(settings, base, unread, reason)
+    return settings
 
 
 def main() -> int:
-    name, model = peek("--preset", "search", get_args(Preset)), peek("--model", "DIPFKP", get_args(DIPModel))
-    settings = preset(name, model)  # type: ignore[arg-type]
-    if peek_flag("--real"):
-        settings = replace(settings, circular=False)
-    options = parse(Options, __doc__ or "", Options(settings=settings))
-    require_effect(options, settings)
-    device = pick_device(options.device)
+    options = parse(Options, __doc__ or "")
+    settings, method = effective_settings(options), options.method
+    files = {}
+    if method.model == "DIPFKP":
+        files["path_KP"] = method.path_KP or pretrained_path(f"FKP_x{options.sf}.pt")
+        if settings.start == "predicted":
+            files["path_predictor"] = method.path_predictor or predictor_path(options.photographs)
+    device = pick_device(options.run.device)
     estimator = pretrained_estimator(
         options.sf,
         device,
-        options.settings,
-        options.model,
+        settings,
+        method.model,
         want_image=not options.SR,
-        path_prior=options.path_KP,
-        path_predictor=options.path_predictor,
+        path_prior=files.get("path_KP"),
+        path_predictor=files.get("path_predictor"),
     )
-    nonblind = None
-    if options.SR:
-        nonblind = pretrained_nonblind(options.path_nonblind, device, options.tile, float32=options.float32)
-    return run_estimator(options, "DIPFKP", options.model, estimator, nonblind)
+    told = Method("DIPFKP", method.model, estimator, {"settings": asdict(settings)}, files, method.seed)
+    return run_batch(options, with_nonblind(told, options, device) if options.SR else told)
 
 
 if __name__ == "__main__":

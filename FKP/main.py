@@ -6,12 +6,11 @@ from typing import Annotated, Any, Literal
 
 import torch
 import tyro
-from tqdm import tqdm
 
-from blindsr.batch.cli import parse, run
+from blindsr.command import Bar, parse, run
 from blindsr.devices import DeviceName, pick_device
 from blindsr.figures import save_kernel_grid
-from blindsr.paths import DATA, pretrained_path
+from blindsr.paths import pretrained_path, runs_folder
 from FKP.prior import KernelPrior
 from FKP.training import PriorSettings, negative_log_likelihood, train, validation_kernels
 
@@ -28,8 +27,8 @@ class Options:
     """Draw 100 kernels, sorted by likelihood, into one picture."""
     sf: Literal[2, 3, 4, 8] = 2
     """Scale factor."""
-    output_dir: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = DATA / "log_FKP"
-    """Where checkpoints and pictures go."""
+    output_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], help_behavior_hint="")] = None
+    """Where checkpoints and pictures go; without it, runs/prior."""
     restore_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """With --train: an FKP_x<sf>_last.pt to resume from. Else: the weights to use instead of the shipped ones."""
     device: DeviceName = "auto"
@@ -37,9 +36,9 @@ class Options:
     training: PriorSettings = field(default_factory=PriorSettings)
 
 
-def run_training(options: Options) -> KernelPrior:
+def run_training(options: Options, folder: Path) -> KernelPrior:
     settings = options.training
-    bar = tqdm(total=settings.epochs, unit="epoch")
+    bar = Bar(total=settings.epochs, unit="epoch")
 
     def on_epoch(entry: dict[str, Any]) -> None:
         bar.update(entry["epoch"] - bar.n)
@@ -51,12 +50,12 @@ def run_training(options: Options) -> KernelPrior:
         train(
             options.sf,
             settings,
-            options.output_dir,
+            folder,
             pick_device(options.device),
             options.restore_file,
             on_epoch,
         )
-    best = options.output_dir / f"FKP_x{options.sf}_best.pt"
+    best = folder / f"FKP_x{options.sf}_best.pt"
     print(f"weights: {best}")
     return KernelPrior.from_pretrained(options.sf, best)
 
@@ -65,8 +64,9 @@ def main() -> int:
     options = parse(Options, __doc__ or "")
     if not (options.train or options.evaluate or options.generate):
         raise ValueError("say what to do: --train, --evaluate or --generate")
+    folder = options.output_dir or runs_folder() / "prior"
     if options.train:
-        prior = run_training(options)
+        prior = run_training(options, folder)
     else:
         path = options.restore_file or pretrained_path(f"FKP_x{options.sf}.pt")
         prior = KernelPrior.from_pretrained(options.sf, path)
@@ -80,7 +80,7 @@ def main() -> int:
         generator = torch.Generator().manual_seed(options.training.seed)
         samples = prior.sample(100, generator)
         order = torch.argsort(prior.log_prob(samples), descending=True)
-        picture = options.output_dir / f"FKP_x{options.sf}_samples.png"
+        picture = folder / f"FKP_x{options.sf}_samples.png"
         save_kernel_grid(picture, samples[order])
         print(f"samples: {picture}")
     return 0

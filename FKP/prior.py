@@ -3,11 +3,12 @@
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from blindsr.checkpoints import load_checkpoint, load_state
+from blindsr.checkpoints import load_checkpoint, load_state, unwrapped
 from blindsr.kernels import SCALE_FACTORS, gaussian_kernels, kernel_side, normalize, variance_range
 from blindsr.paths import pretrained_path
 from FKP.flow import NormalizingFlow
@@ -62,11 +63,8 @@ class KernelPrior(nn.Module):
         if path is None and scale_factor not in SCALE_FACTORS:
             raise ValueError(f"no weights ship for x{scale_factor}; there are x2, x3, x4 and x8")
         path = Path(path or pretrained_path(f"FKP_x{scale_factor}.pt"))
-        checkpoint = load_checkpoint(path)
-        state = checkpoint.get("model_state")
+        state = unwrapped(load_checkpoint(path), path)
         what = f"an x{scale_factor} kernel prior"
-        if not isinstance(state, dict):
-            raise ValueError(f"{path}: not the weights of {what} (no 'model_state')")
         side = state.get("kernel_size")
         expected = kernel_side(scale_factor)
         if isinstance(side, Tensor) and side.numel() == 1 and int(side) != expected:
@@ -162,7 +160,7 @@ class KernelPrior(nn.Module):
         return latents[best : best + 1]
 
     def invert(self, kernel: Tensor) -> Tensor:
-        """The code, 1×side² and on the sphere, whose kernel comes closest to a given one, 1×1×side×side.
+        """The codes, N×side² and on the sphere, whose kernels come closest to given ones, N×1×side×side.
 
         Encoding alone is not enough: a noise-free kernel's code lies off the sphere. 100 steps of spherical Adam
         from there bring Gaussian kernels to about 75 dB.
@@ -191,8 +189,8 @@ def project_to_sphere(latent: Tensor) -> Tensor:
 class SphericalAdam(torch.optim.Adam):
     """Adam whose parameters are put back onto the latent sphere after every step (FKP, section 3.3)."""
 
-    def __init__(self, params: Iterable[Tensor], lr: float = 0.5) -> None:
-        super().__init__(params, lr=lr)
+    def __init__(self, params: Iterable[Tensor], lr: float = 0.5, **options: Any) -> None:
+        super().__init__(params, lr=lr, **options)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

@@ -1,5 +1,7 @@
 """Where crops are taken from an image: in proportion to gradient energy (KernelGAN, section 4; its release)."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -8,10 +10,14 @@ from scipy.ndimage import uniform_filter
 from torch import Tensor
 
 from blindsr.images import LUMA
+from KernelGANFKP.settings import GANSettings
 
-__all__ = ["CropSampler", "crop_probabilities", "gradient_map", "half_size"]
+__all__ = ["CropSampler", "PatchSource", "crop_probabilities", "gradient_map", "half_size"]
 
 Array = npt.NDArray[np.float64]
+
+MIN_PICTURE_SIDE = 40
+"""Shorter side in pixels that an image must have, and that is left of it when its border is off."""
 
 
 def half_size(image: Tensor) -> Tensor:
@@ -80,14 +86,63 @@ class CropSampler:
         tops = np.clip(index // width - crop // 2, 0, height - crop) // 2 * 2
         lefts = np.clip(index % width - crop // 2, 0, width - crop) // 2 * 2
         corners, inverse = np.unique(tops * width + lefts, return_inverse=True)
-        self.corners = torch.from_numpy(corners)
+        self.corners = torch.from_numpy(corners).to(image.device)
         self.weights = torch.from_numpy(np.bincount(inverse.ravel(), probabilities.ravel()))
         window = torch.arange(crop)
-        self.window = (window.view(-1, 1) * width + window).flatten()
+        self.window = (window.view(-1, 1) * width + window).flatten().to(image.device)
         self.pixels = image[0].flatten(1)
+
+    def choose(self, count: int, generator: torch.Generator) -> Tensor:
+        """Numbers of windows, (count,) int64; they and ``generator`` live on the CPU."""
+        return torch.multinomial(self.weights, count, replacement=True, generator=generator)
+
+    def cut(self, chosen: Tensor) -> Tensor:
+        """Windows of those numbers, which lie on the image's device: count×C×crop×crop."""
+        index = self.corners[chosen, None] + self.window
+        return self.pixels[:, index].transpose(0, 1).unflatten(-1, (self.crop, self.crop))
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """count×C×crop×crop; ``generator`` lives on the CPU."""
-        chosen = torch.multinomial(self.weights, count, replacement=True, generator=generator)
-        index = (self.corners[chosen, None] + self.window).to(self.pixels.device)
-        return self.pixels[:, index].transpose(0, 1).unflatten(-1, (self.crop, self.crop))
+        return self.cut(self.choose(count, generator).to(self.pixels.device))
+
+
+@dataclass(frozen=True)
+class PatchSource:
+    """Where a search takes its patches from."""
+
+    large: CropSampler
+    """Crops to downsample."""
+    small: CropSampler
+    """Crops of the size that downsampling leaves of those."""
+    notes: tuple[str, ...]
+    """What a user should know of the crops, a line each."""
+
+    @classmethod
+    def of(cls, lr: Tensor, settings: GANSettings, kernel_side: int) -> "PatchSource":
+        """The patches of 1×3×h×w less its border, for kernels of that side at x2.
+
+        Raises:
+            ValueError: the image is too small.
+        """
+        height, width = lr.shape[-2:]
+        if min(height, width) < MIN_PICTURE_SIDE:
+            raise ValueError(
+                f"the picture ({width}×{height}) is too small: {MIN_PICTURE_SIDE} pixels are needed on each side; "
+                "use a larger one, or what needs no patches: --preset prediction or DIPFKP"
+            )
+        shave = min(settings.shave, (min(height, width) - MIN_PICTURE_SIDE) // 2)
+        inner = lr[..., shave : height - shave, shave : width - shave]
+        height, width = inner.shape[-2:]
+        # Where no window of the usual size can be placed freely, smaller ones are taken.
+        crop = min(settings.crop, int(0.8 * min(height, width)) // 2 * 2)
+        notes = []
+        if crop < settings.crop:
+            notes.append(f"small picture: crops of {crop} instead of {settings.crop} pixels")
+        if shave < settings.shave:
+            notes.append(f"small picture: {shave} instead of {settings.shave} pixels of its border left off")
+        doubled = gradient_map(half_size(inner)).repeat(2, axis=0).repeat(2, axis=1)
+        doubled = np.pad(doubled, ((0, height - len(doubled)), (0, width - doubled.shape[1])), mode="edge")
+        downsampled = (crop - kernel_side) // 2 + 1
+        large = CropSampler(inner, crop_probabilities(doubled, crop), crop)
+        small = CropSampler(inner, crop_probabilities(gradient_map(inner), downsampled), downsampled)
+        return cls(large, small, tuple(notes))

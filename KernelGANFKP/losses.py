@@ -17,7 +17,7 @@ __all__ = [
 ]
 
 
-def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, share: float) -> Tensor:
+def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, share: Tensor | float) -> Tensor:
     """Mean of (‖∇D‖ − 1)² between real and fake patches (WGAN-GP); the norm is over channels, at each pixel.
 
     Args:
@@ -30,7 +30,7 @@ def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, share: float
 
 
 def wasserstein_loss(
-    critic: nn.Module, real: Tensor, fake: Tensor, share: float, penalty: float
+    critic: nn.Module, real: Tensor, fake: Tensor, share: Tensor | float, penalty: float
 ) -> tuple[Tensor, Tensor]:
     """WGAN-GP's loss of the critic, and the margin in it: how much higher the real patches score.
 

@@ -6,13 +6,14 @@ from typing import Annotated
 
 import tyro
 
-from blindsr.batch.cli import parse, run, training_bar
+from blindsr.command import parse, run
 from blindsr.devices import DeviceName, pick_device
-from blindsr.paths import RUNS
+from blindsr.paths import runs_folder
 from blindsr.training.loop import training_device
 from blindsr.training.photographs import hold_out, read_photographs
+from blindsr.training.progress import training_bar
 from KernelPredictor.predictor import KernelPredictor
-from KernelPredictor.training import PredictorSettings, train, validate
+from KernelPredictor.training import PredictorSettings, train, validate, weights_name
 
 SMALLEST_SIDE = 200
 """Pictures with a shorter side are left out: their crops at x8 (320 HR pixels) would be enlarged too far."""
@@ -28,8 +29,9 @@ class Options:
     """Train on all photographs but the last --held-out."""
     evaluate: bool = False
     """Print the mean error of the log-covariance on crops of the last --held-out photographs, by scale factor."""
-    output_dir: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = RUNS / "predictor"
-    """Where kernel_predictor.pth (the averaged weights), best.pth, last.pt and training.png (the log) go."""
+    output_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], help_behavior_hint="")] = None
+    """Where kernel_predictor.pth (the averaged weights; with --photographs kernel_predictor_photo.pth), best.pth,
+    last.pt and training.png (the log) go; without it, runs/predictor."""
     restore_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """With --train: a last.pt of the same settings to resume from. With --evaluate: weights to use instead of the
     shipped ones."""
@@ -41,7 +43,7 @@ class Options:
 
 
 def run_training(options: Options) -> int:
-    settings, folder = options.training, options.output_dir
+    settings, folder = options.training, options.output_dir or runs_folder() / "predictor"
     images = read_photographs(options.images, SMALLEST_SIDE)
     with (
         training_device(options.device) as device,
@@ -54,7 +56,7 @@ def run_training(options: Options) -> int:
         report(f"{len(images)} pictures from {options.images}")
         resume, start = options.restore_file, options.start_file
         train(images, settings, folder, device, resume, start, on_step, on_validation)
-        report(f"weights: {folder / 'kernel_predictor.pth'}")
+        report(f"weights: {folder / weights_name(settings)}")
     return 0
 
 

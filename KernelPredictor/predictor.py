@@ -7,7 +7,7 @@ small network, trained on random kernels, reads the blur off the image's edges i
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,9 @@ from blindsr.checkpoints import load_checkpoint, load_state
 from blindsr.images import LUMA
 from blindsr.kernels import SCALE_FACTORS, gaussian_kernels, kernel_side, variance_range
 from blindsr.paths import pretrained_path
+from blindsr.photographs import WHITE_LUMA, is_grey
 
-__all__ = ["KernelPredictor", "Prediction", "Start", "from_log_covariance", "to_log_covariance"]
+__all__ = ["KernelPredictor", "Prediction", "Start", "from_log_covariance", "predictor_path", "to_log_covariance"]
 
 Start = Literal["fixed", "predicted"]
 """Where a search of the latent space starts: at one kernel for all images (the paper), or at the predictor's."""
@@ -28,11 +29,15 @@ PIXEL_VARIANCE = 1 / 12
 TILE = 192
 """Side in LR pixels of the windows that a prediction averages over. The sharpest edges tell most, so much is seen at
 once: more than the training shows (144 at most), and the errors are yet smaller than with windows of 96."""
+NOISE_HEADS = 4
+"""Attention heads of weights that read a noise level."""
 TILES = 8
 """Most windows that are looked at, those with the strongest gradients."""
 SHRINKAGE = 0.25
 """By what share of its expected error a log-covariance is lowered: a kernel that is too wide costs the image more
 than one that is too narrow by as much."""
+NOISE_OFFSET = 0.5
+"""Grey levels added to a noise level before its logarithm is taken: noise far below rounding leaves no trace."""
 MIN_SIDE = 16
 """Sides in LR pixels below which an image is extended by its border pixels."""
 
@@ -53,20 +58,20 @@ def to_log_covariance(lambda1: Tensor, lambda2: Tensor, theta: Tensor, scale_fac
     )
 
 
-def from_log_covariance(entries: Tensor, scale_factor: int, share: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
-    """λ1, λ2 and θ of N×3 entries; inverse of :func:`to_log_covariance`.
-
-    The variances are multiplied by ``share`` and clipped to the scale's range.
-    """
+def variances_and_angle(entries: Tensor, scale_factor: int) -> tuple[Tensor, Tensor, Tensor]:
+    """λ1 ≥ λ2 and θ of N×3 entries, even below 0; inverse of :func:`to_log_covariance`."""
     xx, yy, xy = entries.unbind(dim=1)
     mean, difference = (xx + yy) / 2, (xx - yy) / 2
     radius = torch.sqrt(difference**2 + xy**2)
-    low, high = variance_range(scale_factor)
-    lambda1, lambda2 = (
-        (share * (torch.exp(log) - PIXEL_VARIANCE) * scale_factor**2).clamp(low, high)
-        for log in (mean + radius, mean - radius)
-    )
+    lambda1, lambda2 = ((torch.exp(log) - PIXEL_VARIANCE) * scale_factor**2 for log in (mean + radius, mean - radius))
     return lambda1, lambda2, 0.5 * torch.atan2(xy, difference)
+
+
+def from_log_covariance(entries: Tensor, scale_factor: int, share: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    """As :func:`variances_and_angle`, the variances multiplied by ``share`` and clipped to the scale's range."""
+    lambda1, lambda2, theta = variances_and_angle(entries, scale_factor)
+    low, high = variance_range(scale_factor)
+    return (share * lambda1).clamp(low, high), (share * lambda2).clamp(low, high), theta
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,25 @@ class Prediction:
     expected_error: float
     """Error to expect of log(Σ/s² + I/12) (Frobenius norm) before it is lowered by :data:`SHRINKAGE`, so of the
     covariance of the blur and a pixel together, relative to it: 0.1 is good."""
+    variances: tuple[float, float] = (math.nan, math.nan)
+    """Variances along the principal axes as they were read, HR pixels², the larger first: neither lowered nor clipped
+    to the range of the kernels (:func:`blindsr.kernels.variance_range`). Beyond it, the blur is another one."""
+    spread: tuple[float, float] = (math.nan, math.nan)
+    """Their square roots in LR pixels."""
+    sigma: float | None = None
+    """Noise level in image range, as :func:`blindsr.photographs.noise_level` counts it; None where the weights do not
+    tell (those for prepared data)."""
+
+
+class Reading(NamedTuple):
+    """What the network says of each of N windows."""
+
+    entries: Tensor
+    """Log-covariances, N×3 as in :func:`to_log_covariance`."""
+    log_errors: Tensor
+    """Logs of half the errors to expect of them (see the loss they are trained with), shape (N,)."""
+    log_noise: Tensor | None
+    """log(σ + :data:`NOISE_OFFSET`) of the luma's noise in grey levels, shape (N,); None without a noise head."""
 
 
 class KernelPredictor(nn.Module):
@@ -93,11 +117,12 @@ class KernelPredictor(nn.Module):
     Args:
         channels: of the first layers; the later ones have twice as many.
         heads: attention heads.
+        noise_heads: further ones, which a noise level is read off; with 0 there is none.
     """
 
     window: Tensor
 
-    def __init__(self, channels: int = 32, heads: int = 8) -> None:
+    def __init__(self, channels: int = 32, heads: int = 8, noise_heads: int = 0) -> None:
         super().__init__()
         wide = 2 * channels
         self.features = nn.Sequential(
@@ -118,6 +143,14 @@ class KernelPredictor(nn.Module):
             nn.ReLU(),
             nn.Linear(64, 4),
         )
+        if noise_heads:
+            self.noise_attention = nn.Conv2d(wide, noise_heads, 1)
+            self.noise = nn.Sequential(
+                nn.Linear(noise_heads * wide + noise_heads, 64),
+                nn.ReLU(),
+                nn.Linear(64, 1),
+            )
+        self.noise_heads = noise_heads
         line = torch.exp(-((torch.arange(7) - 3.0) ** 2) / 8)
         line = line / line.sum()
         self.register_buffer("window", torch.outer(line, line).view(1, 1, 7, 7), persistent=False)
@@ -126,26 +159,26 @@ class KernelPredictor(nn.Module):
     def from_pretrained(cls, path: str | Path | None = None) -> "KernelPredictor":
         """The predictor with weights from ``path``, or with the shipped ones, for all scales, in evaluation mode.
 
+        It reads a noise level where the weights have a head for it.
+
         Raises:
             FileNotFoundError, ValueError: there is no such file, or it holds other weights.
         """
         path = Path(path or pretrained_path("kernel_predictor.pth"))
-        predictor = cls()
-        load_state(predictor, load_checkpoint(path), path, "a kernel predictor")
+        state = load_checkpoint(path)
+        predictor = cls(noise_heads=NOISE_HEADS if "noise_attention.weight" in state else 0)
+        load_state(predictor, state, path, "a kernel predictor")
         return predictor.eval().requires_grad_(False)
 
     def _blur_window(self, luma: Tensor) -> Tensor:
         return F.conv2d(F.pad(luma, (3, 3, 3, 3), mode="reflect"), self.window)
 
-    def forward(self, luma: Tensor, scale_factor: int) -> tuple[Tensor, Tensor]:
-        """Log-covariances and the logs of half the errors to expect of them (see the loss they are trained with).
+    def forward(self, luma: Tensor, scale_factor: int) -> Reading:
+        """Read the blur, and with a noise head the noise, off each window.
 
         Args:
             luma: N×1×h×w in [0, 1], sides of at least 16.
             scale_factor: s, one of 2, 3, 4, 8.
-
-        Returns:
-            N×3 as in :func:`to_log_covariance`, and (N,).
         """
         mean = self._blur_window(luma)
         contrast = self._blur_window((luma - mean) ** 2).clamp(min=0).sqrt() + 1 / 255
@@ -154,23 +187,27 @@ class KernelPredictor(nn.Module):
         for layer in self.residual:
             x = x + F.relu(layer(x))
         values = self.values(x).float().flatten(2)
-        scores = self.attention(x).float().flatten(2)
-        evidence = torch.logsumexp(scores, dim=-1) - math.log(scores.shape[-1])
-        pooled = torch.softmax(scores, dim=-1) @ values.transpose(1, 2)
+        pooled, evidence = _attend(self.attention(x).float().flatten(2), values)
+        if self.noise_heads:
+            noise_seen = torch.cat(_attend(self.noise_attention(x).float().flatten(2), values), dim=1)
         scale = torch.tensor([float(scale_factor == known) for known in SCALE_FACTORS], device=luma.device)
         with torch.autocast(luma.device.type, enabled=False):
-            out = self.head(torch.cat([pooled.flatten(1), evidence, scale.expand(len(luma), -1)], dim=1))
-        return out[:, :3], out[:, 3].clamp(-5, 3)
+            out = self.head(torch.cat([pooled, evidence, scale.expand(len(luma), -1)], dim=1))
+            log_noise = self.noise(noise_seen)[:, 0] if self.noise_heads else None
+        return Reading(out[:, :3], out[:, 3].clamp(-5, 3), log_noise)
 
-    def _in_all_orientations(self, tile: Tensor, scale_factor: int) -> tuple[Tensor, Tensor]:
+    def _in_all_orientations(self, tile: Tensor, scale_factor: int) -> Reading:
         """Mean output for a window, 1×1×h×w, turned and mirrored: what the network says depends a little on that."""
         mirrored = torch.cat([tile, tile.flip(2), tile.flip(3), tile.flip(2, 3)])
         signs = mirrored.new_tensor([1, -1, -1, 1])
-        upright, upright_errors = self(mirrored, scale_factor)
-        turned, turned_errors = self(mirrored.transpose(2, 3), scale_factor)
-        entries = torch.cat([upright, turned[:, [1, 0, 2]]])
+        upright, turned = self(mirrored, scale_factor), self(mirrored.transpose(2, 3), scale_factor)
+        entries = torch.cat([upright.entries, turned.entries[:, [1, 0, 2]]])
         entries[:, 2] *= signs.repeat(2)
-        return entries.mean(dim=0, keepdim=True), torch.cat([upright_errors, turned_errors]).mean(dim=0, keepdim=True)
+        log_errors = torch.cat([upright.log_errors, turned.log_errors])
+        log_noise = None
+        if upright.log_noise is not None and turned.log_noise is not None:
+            log_noise = torch.cat([upright.log_noise, turned.log_noise]).mean(dim=0, keepdim=True)
+        return Reading(entries.mean(dim=0, keepdim=True), log_errors.mean(dim=0, keepdim=True), log_noise)
 
     @torch.no_grad()
     def predict(self, lr: Tensor, scale_factor: int, share: float = 1.0) -> Prediction:
@@ -188,16 +225,49 @@ class KernelPredictor(nn.Module):
         height, width = luma.shape[-2:]
         luma = F.pad(luma, (0, max(0, MIN_SIDE - width), 0, max(0, MIN_SIDE - height)), mode="replicate")
         tiles = _textured_tiles(luma)
-        outputs = [self._in_all_orientations(tile, scale_factor) for tile in tiles.split(1)]
-        entries = torch.cat([entry for entry, _ in outputs])
-        log_errors = torch.cat([log_error for _, log_error in outputs])
+        readings = [self._in_all_orientations(tile, scale_factor) for tile in tiles.split(1)]
+        entries = torch.cat([reading.entries for reading in readings])
+        log_errors = torch.cat([reading.log_errors for reading in readings])
         weights = torch.softmax(-2 * log_errors, dim=0)
         mean = (weights[:, None] * entries).sum(dim=0, keepdim=True)
         expected_error = float(2 * torch.exp((weights * log_errors).sum()))
+        largest, smallest, _ = variances_and_angle(mean.cpu().double(), scale_factor)
         mean[:, :2] -= SHRINKAGE * expected_error
         lambda1, lambda2, theta = from_log_covariance(mean.cpu().double(), scale_factor, share)
         kernel = gaussian_kernels(lambda1, lambda2, theta, kernel_side(scale_factor), scale_factor)
-        return Prediction(kernel.float(), expected_error)
+        sigma = _noise_level(readings, grey=is_grey(lr))
+        variances = float(largest), float(smallest)
+        spread = math.sqrt(max(variances[0], 0)) / scale_factor, math.sqrt(max(variances[1], 0)) / scale_factor
+        return Prediction(kernel.float(), expected_error, variances, spread, sigma)
+
+
+def _attend(scores: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Each head's weighted mean over the positions, and how strongly it found what it looks for.
+
+    Args:
+        scores: N×heads×positions.
+        values: N×channels×positions.
+
+    Returns:
+        N×(heads·channels) and N×heads.
+    """
+    evidence = torch.logsumexp(scores, dim=-1) - math.log(scores.shape[-1])
+    pooled = torch.softmax(scores, dim=-1) @ values.transpose(1, 2)
+    return pooled.flatten(1), evidence
+
+
+def _noise_level(readings: list[Reading], *, grey: bool) -> float | None:
+    """The noise level in image range, the root mean square of those of the windows."""
+    logs = [reading.log_noise for reading in readings if reading.log_noise is not None]
+    if not logs:
+        return None
+    levels = (torch.exp(torch.cat(logs).double()) - NOISE_OFFSET).clamp(min=0)
+    return float(levels.square().mean().sqrt()) / 255 / (1 if grey else WHITE_LUMA)
+
+
+def predictor_path(photographs: bool) -> Path:
+    """The shipped weights for photographs, or for laboratory data."""
+    return pretrained_path("kernel_predictor.pth")
 
 
 def _textured_tiles(luma: Tensor) -> Tensor:

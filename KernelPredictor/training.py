@@ -16,11 +16,12 @@ from blindsr.devices import gains_from_bfloat16
 from blindsr.images import LUMA
 from blindsr.initialization import draw_parameters
 from blindsr.kernels import gaussian_kernels, kernel_side, variance_range
+from blindsr.photographs import WHITE_LUMA, CameraSettings, camera_kernels, covariance, photograph
 from blindsr.training.loop import OnValidation, TrainingSettings, fit, process_count
 from blindsr.training.photographs import hold_out
-from KernelPredictor.predictor import MIN_SIDE, KernelPredictor, to_log_covariance
+from KernelPredictor.predictor import MIN_SIDE, NOISE_HEADS, NOISE_OFFSET, KernelPredictor, to_log_covariance
 
-__all__ = ["PredictorSettings", "laplace_loss", "train", "validate"]
+__all__ = ["PredictorSettings", "laplace_loss", "train", "validate", "weights_name"]
 
 LARGEST_CROP = 320
 """Largest HR side of a crop: what photographs of 481×321 pixels hold."""
@@ -46,12 +47,20 @@ class PredictorSettings(TrainingSettings):
     """Range of the resizing of three quarters of the crops, as far as the photograph is large enough. Photographs
     differ in sharpness; without this, those that are softer than the training's are taken for more blurred."""
     noisy: float = 0.3
-    """Share of crops with noise."""
+    """Share of crops with noise; with --photographs, of those that are more than rounded."""
+    photographs: bool = False
+    """Train on pictures as cameras' files are (:mod:`blindsr.photographs`) instead of prepared ones, some blurred as
+    the prior does not know it, and read the noise level too. --sigma-max 50 goes with it."""
+    other_blur: float = 0.1
+    """With --photographs, share of crops blurred by motion, defocus or a wider Gaussian than the prior's."""
+    noise_weight: float = 0.3
+    """With --photographs, weight of the noise level's loss."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive(self, "pixels")
-        require_between(self, 0, 1, "noisy", "narrow")
+        require_between(self, 0, 1, "noisy", "narrow", "other_blur")
+        require_between(self, 0, 100, "noise_weight")
         if not self.crops:
             raise ValueError("--crops: give at least one")
         if not 0 < self.zoom[0] <= self.zoom[1]:
@@ -76,23 +85,53 @@ class CropSource:
     def draw(self, scale_factor: int, crop: int, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """LR luma crops, count×1×crop×crop, and the log-covariances of their blur, count×3."""
         settings = self.settings
-        low, high = variance_range(scale_factor)
-        u = torch.rand(2, count, generator=generator)
-        in_log = torch.rand(count, generator=generator) < settings.narrow
-        variances = torch.where(in_log, low * (high / low) ** u, low + (high - low) * u)
-        theta = math.pi * torch.rand(count, generator=generator)
-        side = kernel_side(scale_factor)
-        kernels = gaussian_kernels(variances[0], variances[1], theta, side, scale_factor)
-        hr_side = (crop + 2 * border(side, scale_factor)) * scale_factor
-        hr = torch.stack([self._patch(hr_side, generator) for _ in range(count)])
+        kernels, target = self._gaussians(scale_factor, count, generator)
+        hr_side = (crop + 2 * border(kernels.shape[-1], scale_factor)) * scale_factor
+        hr = torch.stack([_luma(self._patch(hr_side, generator)) for _ in range(count)])
         lr = degrade(hr, kernels, scale_factor, circular=False)
         noisy = torch.rand(count, generator=generator) < settings.noisy
         sigma = noisy * torch.rand(count, generator=generator) * settings.sigma_max / 255
-        lr = quantize(add_noise(lr, sigma.view(-1, 1, 1, 1), generator))
-        return lr, to_log_covariance(variances[0], variances[1], theta, scale_factor)
+        return quantize(add_noise(lr, sigma.view(-1, 1, 1, 1), generator)), target
+
+    def draw_photographs(
+        self, scale_factor: int, crop: int, count: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As :meth:`draw`, of pictures as cameras' files are.
+
+        Returns:
+            Also, (count,), log(σ + ½) of their luma's noise in grey levels.
+        """
+        settings = self.settings
+        others = int((torch.rand(count, generator=generator) < settings.other_blur).sum())
+        gaussians, target = self._gaussians(scale_factor, count - others, generator)
+        crops, targets = [self._blurred(gaussians, scale_factor, crop, generator)], [target]
+        if others:
+            kernels = camera_kernels(others, scale_factor, generator)
+            crops.append(self._blurred(kernels, scale_factor, crop, generator))
+            targets.append(to_log_covariance(*covariance(kernels), scale_factor))
+        camera = CameraSettings(clean=1 - settings.noisy, sigma_max=settings.sigma_max)
+        lr, levels, grey = photograph(torch.cat(crops), camera, generator)
+        luma_levels = 255 * levels * torch.where(grey, 1.0, WHITE_LUMA)
+        return _luma(lr), torch.cat(targets), torch.log(luma_levels + NOISE_OFFSET)
+
+    def _gaussians(self, scale_factor: int, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Kernels, count×1×k×k, and their log-covariances, count×3."""
+        low, high = variance_range(scale_factor)
+        u = torch.rand(2, count, generator=generator)
+        in_log = torch.rand(count, generator=generator) < self.settings.narrow
+        variances = torch.where(in_log, low * (high / low) ** u, low + (high - low) * u)
+        theta = math.pi * torch.rand(count, generator=generator)
+        kernels = gaussian_kernels(variances[0], variances[1], theta, kernel_side(scale_factor), scale_factor)
+        return kernels, to_log_covariance(variances[0], variances[1], theta, scale_factor)
+
+    def _blurred(self, kernels: Tensor, scale_factor: int, crop: int, generator: torch.Generator) -> Tensor:
+        """LR crops in colours, N×3×crop×crop, each blurred by one of N kernels."""
+        hr_side = (crop + 2 * border(kernels.shape[-1], scale_factor)) * scale_factor
+        hr = torch.stack([self._patch(hr_side, generator) for _ in range(len(kernels))])
+        return degrade(hr, kernels, scale_factor, circular=False)
 
     def _patch(self, side: int, generator: torch.Generator) -> Tensor:
-        """One luma patch, 1×side×side in [0, 1], of a random photograph, resized, turned and mirrored at random."""
+        """One patch, 3×side×side in [0, 1], of a random photograph, resized, turned and mirrored at random."""
 
         def integer(high: int) -> int:
             return int(torch.randint(high, (), generator=generator))
@@ -114,7 +153,17 @@ class CropSource:
         patch = torch.rot90(patch, integer(4), (1, 2))
         if integer(2):
             patch = patch.flip(2)
-        return (patch.float() / 255 * torch.tensor(LUMA).view(3, 1, 1)).sum(dim=0, keepdim=True)
+        return patch.float() / 255
+
+
+def _luma(image: Tensor) -> Tensor:
+    """…×3×h×w to …×1×h×w."""
+    return (image * torch.tensor(LUMA).view(3, 1, 1)).sum(dim=-3, keepdim=True)
+
+
+def weights_name(settings: PredictorSettings) -> str:
+    """The file that a training writes its averaged weights to."""
+    return "kernel_predictor_photo.pth" if settings.photographs else "kernel_predictor.pth"
 
 
 def laplace_loss(entries: Tensor, log_errors: Tensor, target: Tensor) -> Tensor:
@@ -145,7 +194,8 @@ def validate(predictor: KernelPredictor, images: list[Tensor], settings: Predict
     result = {}
     for scale_factor in sorted(set(settings.scales)):
         crop = _crop_side(max(settings.crops), scale_factor)
-        luma, target = held.draw(scale_factor, crop, 64, generator)
+        draw = held.draw_photographs if settings.photographs else held.draw
+        luma, target = draw(scale_factor, crop, 64, generator)[:2]
         entries = torch.cat([predictor(part.to(device), scale_factor)[0].cpu() for part in luma.split(16)])
         result[scale_factor] = -float(_matrix_error(entries, target).mean())
     return result
@@ -161,7 +211,7 @@ def train(
     on_step: Callable[[int, float], None] | None = None,
     on_validation: OnValidation | None = None,
 ) -> KernelPredictor:
-    """Train a predictor; write ``last.pt`` (resumable), ``best.pth`` and ``kernel_predictor.pth`` into ``folder``.
+    """Train a predictor; write ``last.pt`` (resumable), ``best.pth`` and :func:`weights_name` into ``folder``.
 
     Args:
         images: pictures, C×H×W uint8; the last ``held_out`` are for validation alone.
@@ -177,13 +227,15 @@ def train(
         ValueError: there are too few pictures, or ``resume`` was made with other settings.
     """
     training, validation = hold_out(images, settings.held_out)
-    if start is None:
-        net = KernelPredictor()
-        draw_parameters(net, torch.Generator().manual_seed(settings.seed))
-    else:
-        net = KernelPredictor.from_pretrained(start).train().requires_grad_()
+    heads = NOISE_HEADS if settings.photographs else 0
+    net = KernelPredictor(noise_heads=heads)
+    draw_parameters(net, torch.Generator().manual_seed(settings.seed))
+    if start is not None:
+        # Weights without a noise head leave the new one as it was drawn.
+        net.load_state_dict(KernelPredictor.from_pretrained(start).state_dict(), strict=not settings.photographs)
     net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = KernelPredictor().to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    average = KernelPredictor(noise_heads=heads).eval()
+    average = average.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average.load_state_dict(net.state_dict())
     source = CropSource(training, settings)
     mixed_precision = gains_from_bfloat16(device)
@@ -194,10 +246,14 @@ def train(
         crop = _crop_side(settings.crops[second % len(settings.crops)], scale_factor)
         # Crops at x8 come from nearly whole photographs: half as many cost as much as the other scales' do.
         count = max(4, settings.pixels // crop**2 // (1 if scale_factor < 8 else 2) // process_count())
-        luma, target = (t.to(device) for t in source.draw(scale_factor, crop, count, generator))
+        draw = source.draw_photographs if settings.photographs else source.draw
+        luma, target, *noise = (t.to(device) for t in draw(scale_factor, crop, count, generator))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed_precision):
-            entries, log_errors = model(luma, scale_factor)
-        return laplace_loss(entries.float(), log_errors.float(), target)
+            entries, log_errors, log_noise = model(luma, scale_factor)
+        loss = laplace_loss(entries.float(), log_errors.float(), target)
+        if log_noise is not None:
+            loss = loss + settings.noise_weight * (log_noise.float() - noise[0]).abs().mean()
+        return loss
 
     fit(
         net,
@@ -207,7 +263,7 @@ def train(
         settings,
         images,
         folder,
-        "kernel_predictor.pth",
+        weights_name(settings),
         "−error of the log-covariance",
         resume,
         on_step,

@@ -10,13 +10,13 @@ from torch import Tensor
 from blindsr.batch.inputs import Item
 from blindsr.degradation import modcrop
 from blindsr.images import read_image, to_uint8
-from blindsr.kernel_files import read_kernel
-from blindsr.kernels import from_kernelgan, normalize
+from blindsr.kernel_files import read_centre, read_kernel
+from blindsr.kernels import locate, normalize
 from blindsr.metrics import psnr_ssim_y
 from NonblindSR.tiling import tiled_sr
 from NonblindSR.usrnet import USRNet
 
-__all__ = ["evaluate", "read_example", "read_known_kernel", "score"]
+__all__ = ["KernelConvention", "evaluate", "read_example", "read_known_kernel", "score"]
 
 log = logging.getLogger(__name__)
 
@@ -32,21 +32,37 @@ def read_example(item: Item, scale_factor: int) -> tuple[Tensor, Tensor, Tensor]
     return read_image(item.lr), read_kernel(item.kernel).float(), modcrop(read_image(item.hr), scale_factor)
 
 
-def read_known_kernel(path: Path, convention: Literal["fkp", "kernelgan"] = "fkp") -> Tensor:
-    """Read a kernel that somebody knows, in the project's convention whatever that of the file (``convention``).
+KernelConvention = Literal["auto", "fkp", "kernelgan"]
+"""Where a known kernel's centre lies: as published (fkp) or aligned (kernelgan); both are cross-correlated."""
+
+
+def read_known_kernel(
+    path: Path, convention: KernelConvention, scale_factor: int, variable: str | None = None
+) -> tuple[Tensor, bool]:
+    """Read a kernel that somebody knows.
+
+    Args:
+        convention: "auto" goes by what the file says, else by the centre of mass. A kernel around the middle of its
+            window, as of a plain point spread function, has neither centre and is moved to one, by interpolation.
+        variable: of a MATLAB file that holds several matrices, which one.
 
     Returns:
-        1×1×k×k float32, sum 1. A file whose kernel is off by more than 1 % is logged.
+        1×1×k×k float32, sum 1, and whether its centre is the aligned one. A file whose kernel's sum is off by more
+        than 1 % is logged.
 
     Raises:
         FileNotFoundError, ValueError: see :func:`blindsr.kernel_files.read_kernel`.
     """
-    kernel = read_kernel(path)
+    kernel = read_kernel(path, variable)
     total = float(kernel.sum())
     if abs(total - 1) > 0.01:
         log.warning("%s: the kernel sums to %.4g; divided by that", path, total)
-    kernel = normalize(kernel).float()
-    return from_kernelgan(kernel) if convention == "kernelgan" else kernel
+    kernel = normalize(kernel)
+    said = read_centre(path) if convention == "auto" else {"fkp": "published", "kernelgan": "aligned"}[convention]
+    if said is not None:
+        return kernel.float(), said == "aligned"
+    kernel, aligned = locate(kernel, scale_factor)
+    return kernel.float(), aligned
 
 
 def score(

@@ -19,13 +19,12 @@ import logging
 import math
 from collections.abc import Callable
 from functools import partial
-from itertools import product
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from blindsr.devices import free_memory, gains_from_bfloat16
+from blindsr.devices import free_memory, gains_from_bfloat16, release_memory
 from blindsr.estimation import NonblindSR, OnStep
 from NonblindSR.usrnet import ResUNet, USRNet, data_step
 
@@ -41,12 +40,14 @@ of 8×8 pixels; 96 is the next multiple of 8. Measured with the shipped weights 
 noise, for wide, motion and box kernels, the largest difference to the result without tiles is 0 with 96, 3e-6 with
 64, 2e-4 with 48, 2e-3 with 32 and 9e-3 with 16.
 """
-SMALLEST_TILE, LARGEST_TILE = 64, 1856
-"""Sides in HR pixels. With its margins the largest one is 2048 pixels wide; larger tiles are hardly faster."""
+SMALLEST_TILE, LARGEST_TILE = 64, 1344
+"""Sides in HR pixels. With its margins the largest one is 1536 pixels wide; larger tiles are hardly faster."""
 Cut = tuple[int, int]
 """First pixel of a piece, and the one after its last."""
 PRIOR_STEP_BYTES = 660
 """What the prior step takes at its peak for each HR pixel of a tile and its margins, measured on a CPU."""
+PICTURE_BYTES = 50
+"""What the rest takes for each HR pixel of the picture."""
 
 
 @torch.no_grad()
@@ -85,32 +86,17 @@ def tiled_sr(
         ValueError: the HR image would be smaller than the kernel, or ``tile`` is out of range.
     """
     _require_tile(tile)
-    if tile is None:
-        tile = _tile_that_fits(lr.device)
-    side = tile or scale_factor * max(lr.shape[-2:])
-    smaller = ""
-    while True:
-        try:
-            sr = _run(net, lr, kernel, scale_factor, sigma, side, bfloat16, on_step)
-        except RuntimeError as error:
-            if not _out_of_memory(error):
-                raise
-        else:
-            if smaller:
-                log.warning("out of memory on %s: done %s", lr.device, smaller)
-            return sr
-        # Out of the except block: the exception no longer holds on to the tensors that filled the memory.
-        if lr.device.type == "cuda":
-            torch.cuda.empty_cache()
-        if side <= SMALLEST_TILE:
-            break
-        side = max(SMALLEST_TILE, side // 2)
-        smaller = f"in tiles of {side} pixels"
-    log.warning("out of memory on %s: done on the CPU", lr.device)
-    cpu = torch.device("cpu")
-    net, side = copy.deepcopy(net).to(cpu), _tile_that_fits(cpu)
-    bfloat16 = bfloat16 and gains_from_bfloat16(cpu)
-    return _run(net, lr.cpu(), kernel.cpu(), scale_factor, sigma, side, bfloat16, on_step)
+    sr = _with_memory(net, lr, kernel, scale_factor, sigma, tile, bfloat16, on_step)
+    if sr is None and lr.device.type != "cpu":
+        log.warning("out of memory on %s: done on the CPU", lr.device)
+        cpu = torch.device("cpu")
+        bfloat16 = bfloat16 and gains_from_bfloat16(cpu)
+        net = copy.deepcopy(net).to(cpu)
+        sr = _with_memory(net, lr.cpu(), kernel.cpu(), scale_factor, sigma, None, bfloat16, on_step)
+    if sr is None:
+        height, width = (scale_factor * length for length in lr.shape[-2:])
+        raise MemoryError(f"for {width}×{height} result pixels, in tiles of {SMALLEST_TILE}")
+    return sr
 
 
 def pretrained_nonblind(
@@ -134,18 +120,58 @@ def _require_tile(tile: int | None) -> None:
         raise ValueError(f"--tile {tile}: must be 0, for no tiles, or at least {SMALLEST_TILE}")
 
 
-def _tile_that_fits(device: torch.device) -> int:
+def _tile_that_fits(device: torch.device, pixels: int) -> int:
+    """Side of a tile for a result of so many pixels."""
     free = free_memory(device)
     if free is None:
         return LARGEST_TILE // 2
-    side = math.isqrt(free // 2 // PRIOR_STEP_BYTES) - 2 * MARGIN  # half is left to the rest of the work
+    rest = max(0, free - PICTURE_BYTES * pixels)
+    side = math.isqrt(rest * 4 // 5 // PRIOR_STEP_BYTES) - 2 * MARGIN  # nothing else grows meanwhile, or little
     return min(max(side, SMALLEST_TILE), LARGEST_TILE)
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
-    """Whether a GPU's memory is exhausted: cuFFT, cuDNN and MPS have their own ways to say it. Not the CPU's."""
-    names = ("out of memory", "ALLOC_FAILED", "CUFFT_INTERNAL_ERROR")
-    return isinstance(error, torch.OutOfMemoryError) or any(name in str(error) for name in names)
+def _out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    """Whether memory is exhausted: allocators, cuFFT, cuDNN, MPS, oneDNN and MKL have their own ways to say it."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    names = (
+        "out of memory", "ALLOC_FAILED", "CUFFT_INTERNAL_ERROR",
+        "can't allocate memory", "bad_alloc", "Memory allocation error",
+        "could not create a primitive", "could not create a memory", "could not execute a primitive",
+    )  # fmt: skip
+    return any(name in str(error) for name in names)
+
+
+def _with_memory(
+    net: USRNet,
+    lr: Tensor,
+    kernel: Tensor,
+    scale_factor: int,
+    sigma: float,
+    tile: int | None,
+    bfloat16: bool,
+    on_step: OnStep | None,
+) -> Tensor | None:
+    """The result, in ever smaller tiles where memory is short; None where it is too small for the smallest."""
+    if tile is None:
+        tile = _tile_that_fits(lr.device, scale_factor**2 * lr.shape[-2] * lr.shape[-1])
+    side = tile or scale_factor * max(lr.shape[-2:])
+    smaller = False
+    while True:
+        try:
+            sr = _run(net, lr, kernel, scale_factor, sigma, side, bfloat16, on_step)
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
+        else:
+            if smaller:
+                log.warning("out of memory on %s: done in tiles of %d pixels", lr.device, side)
+            return sr
+        # Out of the except block: the exception no longer holds on to the tensors that filled the memory.
+        release_memory(lr.device)
+        if side <= SMALLEST_TILE:
+            return None
+        side, smaller = max(SMALLEST_TILE, side // 2), True
 
 
 def _run(
@@ -159,40 +185,50 @@ def _run(
     on_step: OnStep | None,
 ) -> Tensor:
     x, blur, alpha, beta = net.begin(lr, kernel, scale_factor, sigma)
-    tiles = list(product(_cuts(x.shape[2], tile), _cuts(x.shape[3], tile)))
+    rows, cols = _cuts(x.shape[2], tile), _cuts(x.shape[3], tile)
+    tiles = len(rows) * len(cols)
+    # Each step takes pieces of other sizes: what the one before left is of no use to it and would add up.
+    release = release_memory if lr.device.type == "cpu" and tiles > 1 else lambda: None
     done = 0
 
     def count_tile() -> None:
         nonlocal done
         done += 1
         if on_step is not None:
-            on_step(done, net.iterations * len(tiles), None)
+            on_step(done, net.iterations * tiles, None)
 
     for i in range(net.iterations):
         for c in range(x.shape[1]):  # one channel's spectra at a time
+            release()
             channel = x[:, c : c + 1]
             channel.copy_(data_step(channel, blur._replace(lr=blur.lr[:, c : c + 1]), alpha[:, i : i + 1]))
+        release()
         with torch.autocast(lr.device.type, dtype=torch.bfloat16, enabled=bfloat16):
-            x = _prior_step(net.p, x, beta[:, i : i + 1], tiles, count_tile)
+            x = _prior_step(net.p, x, beta[:, i : i + 1], rows, cols, count_tile)
     return x
 
 
 def _prior_step(
-    prior: ResUNet, image: Tensor, beta: Tensor, tiles: list[tuple[Cut, Cut]], count_tile: Callable[[], None]
+    prior: ResUNet, image: Tensor, beta: Tensor, rows: list[Cut], cols: list[Cut], count_tile: Callable[[], None]
 ) -> Tensor:
-    if len(tiles) == 1:
+    """The prior step on ``image``, which is overwritten where there are several tiles: a copy is a lot of memory."""
+    if len(rows) * len(cols) == 1:
         out = prior(image, beta)
         count_tile()
         return out
-    out = torch.empty_like(image)
-    for (top, bottom), (left, right) in tiles:
+    above = image[..., :0, :]  # of the rows before, as they were, what the next ones see
+    for top, bottom in rows:
         # The picture's own border stays a border, where the U-Net continues it as without tiles.
-        first_row, first_col = max(0, top - MARGIN), max(0, left - MARGIN)
-        window = image[..., first_row : bottom + MARGIN, first_col : right + MARGIN]
-        inside = prior(window, beta)[..., top - first_row :, left - first_col :]
-        out[..., top:bottom, left:right] = inside[..., : bottom - top, : right - left]
-        count_tile()
-    return out
+        first_row = top - above.shape[2]
+        strip = torch.cat([above, image[..., top : bottom + MARGIN, :]], dim=2)
+        last_row = bottom - first_row
+        above = strip[..., max(0, last_row - MARGIN) : last_row, :].clone()
+        for left, right in cols:
+            first_col = max(0, left - MARGIN)
+            inside = prior(strip[..., first_col : right + MARGIN], beta)[..., top - first_row :, left - first_col :]
+            image[..., top:bottom, left:right] = inside[..., : bottom - top, : right - left]
+            count_tile()
+    return image
 
 
 def _cuts(length: int, tile: int) -> list[Cut]:

@@ -15,12 +15,23 @@ from blindsr.checks import require_between, require_positive
 from blindsr.degradation import add_noise, centre_crop, degrade, modcrop, quantize
 from blindsr.devices import gains_from_bfloat16
 from blindsr.kernels import kernel_side, normalize, random_kernels, random_motion_kernels
+from blindsr.photographs import CameraSettings, photograph
 from blindsr.training.loop import OnValidation, TrainingSettings, fit, process_count
 from blindsr.training.photographs import hold_out
 from NonblindSR.evaluation import score
+from NonblindSR.schedule import extend_schedule
 from NonblindSR.usrnet import HyPaNet, USRNet
 
-__all__ = ["USRNetSettings", "train", "validate"]
+__all__ = ["USRNetSettings", "train", "validate", "weights_name"]
+
+VALIDATED = 8
+"""Pictures, the last of those held out, that the scores of the log are of."""
+CLEAN_SIGMA = 0.5
+"""Grey levels up to which a noise level may be told for a picture that is only rounded."""
+LEVEL_SPREAD = 0.15
+"""Standard deviation of the error of the logarithm of the noise level that is told for a photograph."""
+DOUBTFUL_SIGMA = 5.0
+"""Grey levels of noise from which on a photograph's kernel is told with all of --kernel-error; below, a share."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +57,20 @@ class USRNetSettings(TrainingSettings):
     """Spread (standard deviation) of the relative error of the kernel's variance that the network is told."""
     loss: Literal["l1", "rmse"] = "l1"
     """Mean absolute error (published), or each patch's root mean squared error, which is nearer to PSNR."""
+    photographs: bool = False
+    """Train on pictures as cameras' files are (:mod:`blindsr.photographs`) instead of prepared ones; --noise-free is
+    then the share that is only rounded. --sigma-max 50 goes with it."""
+    flat: float = 0.0
+    """Share of patches of one colour, or of a gradient, with the noise that is told or without any."""
+    known_sigma: float = 0.0
+    """Noise level in grey levels up to which --start-file was trained; beyond, α and β are extrapolated before the
+    training begins. 0 leaves them as they are."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive(self, "batch")
-        require_between(self, 0, 1, "noise_free", "motion", "kernel_error")
+        require_between(self, 0, 1, "noise_free", "motion", "kernel_error", "flat")
+        require_between(self, 0, 255, "known_sigma")
         for scale_factor in self.scales:
             if self.patch - self.patch % scale_factor < kernel_side(scale_factor):
                 side = kernel_side(scale_factor)
@@ -151,21 +171,70 @@ class PatchSource:
             patch = image[:, top : top + side, left : left + side]
             patch = torch.rot90(patch, integer(4), (1, 2))
             patches.append(patch.flip(2) if integer(2) else patch)
-        hr = torch.stack(patches).to(self.device).float() / 255
+        hr = torch.stack(patches).float() / 255
+        flat = torch.zeros(self.batch, dtype=torch.bool)
+        if settings.flat:
+            flat = torch.rand(self.batch, generator=generator) < settings.flat
+            hr[flat] = _flat_patches(int(flat.sum()), side, generator)
+        hr = hr.to(self.device)
         kernels = random_kernels(self.batch, scale_factor, generator)
         if settings.motion:
             shaken = torch.rand(self.batch, generator=generator) < settings.motion
             kernels[shaken] = random_motion_kernels(int(shaken.sum()), scale_factor, generator)
         kernels = kernels.to(self.device)
+        if settings.photographs:
+            lr = degrade(hr, kernels, scale_factor).cpu()
+            lr, sigma, spread = self._photograph(lr, flat, generator)
+            kernels = _with_error(kernels, spread.view(-1, 1, 1, 1), generator)
+            return lr.to(self.device), hr, kernels, scale_factor, sigma.to(self.device)
         noisy = torch.rand(self.batch, generator=generator) >= settings.noise_free
         sigma = noisy * torch.rand(self.batch, generator=generator) * settings.sigma_max / 255
         lr = degrade(hr, kernels, scale_factor).cpu()
         lr = quantize(add_noise(lr, sigma.view(-1, 1, 1, 1), generator)).to(self.device)
         if settings.kernel_error:
-            # A Gaussian to the power of p has its covariance divided by p.
-            error = settings.kernel_error * torch.randn(self.batch, 1, 1, 1, generator=generator).to(self.device)
-            kernels = normalize(kernels.clamp(min=0) ** torch.exp(error))
+            kernels = _with_error(kernels, settings.kernel_error, generator)
         return lr, hr, kernels, scale_factor, sigma.to(self.device)
+
+    def _photograph(self, lr: Tensor, flat: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """LR patches as cameras' files have them, the noise levels to tell, and the spreads of the kernels' errors.
+
+        A noise level is told about as well as the predictor knows it. For a flat patch without noise it may be any.
+
+        Args:
+            lr: N×3×h×w on the CPU, without noise.
+            flat: which patches are flat, (N,).
+        """
+        settings = self.settings
+        camera = CameraSettings(clean=settings.noise_free, sigma_max=settings.sigma_max)
+        lr, levels, _ = photograph(lr, camera, generator)
+        u = torch.rand(len(lr), generator=generator)
+        jitter = torch.exp(LEVEL_SPREAD * torch.randn(len(lr), generator=generator))
+        clean = levels < CLEAN_SIGMA / 255
+        told = torch.where(clean, CLEAN_SIGMA / 255 * u, levels * jitter)
+        told = torch.where(clean & flat, settings.sigma_max / 255 * u, told).clamp(max=settings.sigma_max / 255)
+        return lr, told, settings.kernel_error * (255 * levels / DOUBTFUL_SIGMA).clamp(max=1)
+
+
+def _flat_patches(count: int, side: int, generator: torch.Generator) -> Tensor:
+    """Patches of one colour (half of them grey), every other one fading into another, count×3×side×side."""
+    colours = torch.rand(2, count, 3, 1, 1, generator=generator)
+    grey = torch.rand(count, generator=generator) < 0.5
+    colours = torch.where(grey.view(1, -1, 1, 1, 1), colours[:, :, :1], colours)
+    fading = torch.rand(count, generator=generator) < 0.5
+    place = torch.linspace(0, 1, side).view(1, 1, side, 1).expand(count, 1, side, side)
+    return colours[0] + fading.view(-1, 1, 1, 1) * place * (colours[1] - colours[0])
+
+
+def _with_error(kernels: Tensor, spread: Tensor | float, generator: torch.Generator) -> Tensor:
+    """Kernels whose variance is off by a relative error of that spread (standard deviation), sum 1."""
+    # A Gaussian to the power of p has its covariance divided by p.
+    error = spread * torch.randn(len(kernels), 1, 1, 1, generator=generator)
+    return normalize(kernels.clamp(min=0) ** torch.exp(error.to(kernels.device)))
+
+
+def weights_name(settings: USRNetSettings) -> str:
+    """The file that a training writes its averaged weights to."""
+    return "usrnet_tiny_photo.pth" if settings.photographs else "usrnet_tiny.pth"
 
 
 def rmse(x: Tensor, y: Tensor) -> Tensor:
@@ -199,12 +268,12 @@ def train(
     on_step: Callable[[int, float], None] | None = None,
     on_validation: OnValidation | None = None,
 ) -> USRNet:
-    """Train a USRNet; write ``last.pt`` (resumable), ``best.pth`` and ``usrnet_tiny.pth`` into ``folder``.
+    """Train a USRNet; write ``last.pt`` (resumable), ``best.pth`` and :func:`weights_name` into ``folder``.
 
     The prior step runs in bfloat16 where the device gains from that, and is compiled on CUDA.
 
     Args:
-        images: pictures, C×H×W uint8; the last ``held_out`` are for validation (their centres) alone.
+        images: pictures, C×H×W uint8; the last ``held_out`` are left out, some of their centres are for validation.
         resume: a ``last.pt`` to go on from, with the same draws as an unbroken run.
         start: weights to start from, for a further stage of training.
         on_step: called with (step, loss).
@@ -218,12 +287,15 @@ def train(
     """
     pictures = images
     images, validation = hold_out(images, settings.held_out)
-    validation = [centre_crop(image, 192) for image in validation]
+    validation = [centre_crop(image, 192) for image in validation[-VALIDATED:]]
     if start is None:
         net = USRNet()
         identity_start(net, torch.Generator().manual_seed(settings.seed))
     else:
         net = USRNet.from_pretrained(start).train()
+        if settings.known_sigma:
+            draws = torch.Generator().manual_seed(settings.seed)
+            extend_schedule(net.h, settings.known_sigma / 255, settings.sigma_max / 255, draws)
     net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = USRNet().to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     average.load_state_dict(net.state_dict())
@@ -249,7 +321,7 @@ def train(
         settings,
         pictures,
         folder,
-        "usrnet_tiny.pth",
+        weights_name(settings),
         "validation PSNR (dB)",
         resume,
         on_step,

@@ -17,7 +17,7 @@ import tyro
 from torch import Tensor
 
 import tables
-from blindsr.batch.cli import parse, run
+from blindsr.command import parse, run
 from blindsr.degradation import centre_crop, degrade, modcrop, quantize
 from blindsr.kernels import gaussian_kernels, kernel_side, variance_range
 from blindsr.paths import pretrained_path

@@ -15,8 +15,8 @@ import tyro
 from torch import Tensor
 
 import tables
-from blindsr.batch.cli import parse, run
 from blindsr.checks import require_positive
+from blindsr.command import parse, run
 from blindsr.devices import DeviceName, keep_freed_memory, pick_device
 from KernelGANFKP.losses import wasserstein_loss
 from KernelGANFKP.networks import Critic

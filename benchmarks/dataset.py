@@ -17,8 +17,8 @@ import tyro
 from torch import Tensor
 
 import tables
-from blindsr.batch.cli import parse, run
 from blindsr.batch.inputs import Item, find_items
+from blindsr.command import parse, run
 from blindsr.devices import pick_device
 from blindsr.estimation import Estimator, NonblindSR, Preset
 from blindsr.images import to_uint8

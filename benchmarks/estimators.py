@@ -21,8 +21,8 @@ from torch import Tensor
 import DIPFKP.estimator
 import KernelGANFKP.estimator
 import tables
-from blindsr.batch.cli import parse, run
 from blindsr.batch.inputs import find_items
+from blindsr.command import parse, run
 from blindsr.degradation import centre_crop
 from blindsr.devices import pick_device
 from blindsr.estimation import Estimator, Preset

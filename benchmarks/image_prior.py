@@ -13,8 +13,8 @@ import torch
 import tyro
 
 import tables
-from blindsr.batch.cli import parse, run
 from blindsr.checks import require_positive
+from blindsr.command import parse, run
 from blindsr.devices import DeviceName, keep_freed_memory, pick_device, preferred_memory_format
 from blindsr.initialization import draw_parameters
 from DIPFKP.estimator import preset

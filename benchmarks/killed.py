@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy.typing as npt
 
-from blindsr.batch.cli import parse, run
-from blindsr.batch.records import RECORDS, read_records
+from blindsr.batch.summary import SUMMARY, read_records
+from blindsr.command import parse, run
 from blindsr.images import read_image, to_uint8, write_image
 from blindsr.kernel_files import read_kernel
-from blindsr.paths import DATA
+from blindsr.paths import data_folder
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ARGUMENTS = {
@@ -59,8 +59,7 @@ def intact(folder: Path) -> int:
     Raises:
         ValueError: one of them lacks a file, or has another than its record says.
     """
-    records = read_records(folder / RECORDS)
-    finished = [found[-1] for found in records.values() if found[-1].state == "finished"]
+    finished = [record for record in read_records(folder) if record.state == "finished"]
     for record in finished:
         for file, digest in record.files.items():
             path = folder / file
@@ -74,14 +73,14 @@ def results(folder: Path) -> dict[str, npt.NDArray]:
     return {
         path.name: (read_kernel(path) if path.suffix == ".mat" else read_image(path)).numpy()
         for path in folder.iterdir()
-        if path.name != RECORDS
+        if path.name != SUMMARY and path.suffix != ".json"
     }
 
 
 def main() -> int:
     options = parse(Options, __doc__ or "")
     moments = random.Random(options.seed)
-    photo = to_uint8(read_image(DATA / "datasets" / "Test" / "DIPFKP_lr_x2" / "chelsea.png"))
+    photo = to_uint8(read_image(data_folder() / "datasets" / "Test" / "DIPFKP_lr_x2" / "chelsea.png"))
     different = 0
     for estimator in ARGUMENTS:
         with tempfile.TemporaryDirectory() as name:

@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 import tables
-from blindsr.batch.cli import parse, run
+from blindsr.command import parse, run
 from blindsr.paths import pretrained_path
 from FKP import KernelPrior
 from FKP.training import negative_log_likelihood, validation_kernels

@@ -17,8 +17,8 @@ import tyro
 from torch import Tensor
 
 import tables
-from blindsr.batch.cli import parse, run
 from blindsr.batch.inputs import find_items
+from blindsr.command import parse, run
 from blindsr.degradation import add_noise, degrade, modcrop, quantize
 from blindsr.devices import pick_device
 from blindsr.kernels import random_kernels

@@ -9,21 +9,21 @@ from pathlib import Path
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 
-from blindsr.batch.cli import parse, run
 from blindsr.batch.inputs import find_items
+from blindsr.command import parse, run
 from blindsr.degradation import modcrop
 from blindsr.images import read_image, to_uint8
 from blindsr.kernel_files import read_kernel
-from blindsr.paths import DATA
+from blindsr.paths import data_folder
 
 
 @dataclass(frozen=True)
 class Options:
     """What ``python benchmarks/overview.py`` takes."""
 
-    results: Path = DATA / "log_DIPFKP" / "Test_DIPFKP_lr_x4"
+    results: Path = data_folder() / "log_DIPFKP" / "Test_DIPFKP_lr_x4"
     """Where the main job left its results."""
-    output: Path = DATA.parent / "docs" / "overview.png"
+    output: Path = data_folder().parent / "docs" / "overview.png"
     """The picture to write."""
 
 

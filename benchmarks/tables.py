@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from blindsr.batch.cli import parse, run
+from blindsr.command import parse, run
 from logbook import REPOSITORY, RESULTS, Record, read
 
 __all__ = ["TABLES", "dataset", "filled", "markdown", "mean", "pick"]

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import tables
-from blindsr.batch.cli import parse, run
+from blindsr.command import parse, run
 from blindsr.degradation import centre_crop, degrade, modcrop, quantize
 from blindsr.devices import pick_device
 from blindsr.kernels import random_kernels

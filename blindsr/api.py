@@ -1,6 +1,7 @@
 """Blind super-resolution of one image in memory, in one call."""
 
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -9,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blindsr.devices import DeviceName, pick_device
-from blindsr.estimation import Estimate, Estimator, OnStep
-from blindsr.kernels import SCALE_FACTORS, as_kernel, normalize
-from blindsr.restoration import restore
+from blindsr.doubts import doubts
+from blindsr.estimation import Estimate, Estimator, OnStep, place
+from blindsr.kernels import SCALE_FACTORS, as_kernel, locate, normalize
+from blindsr.restoration import Padding, restore
 
 __all__ = ["super_resolve"]
 
@@ -24,7 +26,8 @@ def super_resolve(
     *,
     kernel: Tensor | npt.NDArray[Any] | None = None,
     estimator: Estimator | None = None,
-    sigma: float = 0.0,
+    sigma: float | Literal["auto"] = "auto",
+    prepared: bool = False,
     periodic: bool = False,
     seed: int = 0,
     device: DeviceName = "auto",
@@ -41,57 +44,66 @@ def super_resolve(
         image: an array h×w or h×w×C (uint8, uint16, or floating in [0, 1]) or a floating tensor C×h×w or 1×C×h×w
             in [0, 1]; C is 1 (grey) or 3 (RGB), one more with alpha, which is resized.
         scale_factor: s, one of 2, 3, 4, 8.
-        kernel: k×k or 1×1×k×k where it is known, in the project's convention (:mod:`blindsr.kernels`); nothing is
-            estimated then.
+        kernel: k×k or 1×1×k×k where it is known, applied by cross-correlation; nothing is estimated then. Where its
+            centre lies is seen (:func:`blindsr.kernels.locate`).
         estimator: any function of :class:`blindsr.estimation.Estimator`'s form; without it, DIP-FKP's search.
-            Those that search know of borders what their own settings say, not ``periodic``.
-        sigma: noise level of the image, relative to its range; 10/255 suits photographs.
-        periodic: whether the image has a periodic boundary, as those of prepared data sets do.
+        sigma: noise level of the image, relative to its range; "auto" reads it off the image (0 with ``prepared``).
+        prepared: the image is the LR image of a prepared data set, not a photograph: displaced as the published ones
+            are, with a periodic boundary.
+        periodic: the image is a texture that tiles, and so does the result.
         seed: of every random number.
-        float32: all of USRNet in float32; without it, devices that gain from bfloat16 take that for the convolutions
-            inside. An ``estimator`` has a choice of its own.
-        on_step: called with (iterations done, iterations in all, loss) by estimators that iterate, which the default
-            one does not, and then with (steps done, steps in all, None) by USRNet.
+        float32: all of USRNet in float32; without it, devices that gain from bfloat16 take that inside.
+        on_step: called with (iterations done, iterations in all, loss) by estimators that iterate, and then with
+            (steps done, steps in all, None) by USRNet.
 
     Returns:
-        The image at s times the size, of the kind, number type and range of ``image``, and the estimate, whose
-        ``uncertain`` says where too little of the blur shows.
+        The image at s times the size, of the kind, number type and range of ``image``, and the estimate, whose kernel
+        is aligned unless ``prepared`` and whose ``notes`` say what speaks against the result.
 
     Raises:
         ValueError: ``image``, ``kernel``, ``scale_factor`` or another argument is none of these, or the image is too
             small.
     """
     # The only arrow from here to the subprojects; inside the call, so that importing blindsr loads none of them.
-    from DIPFKP.estimator import pretrained_estimator
-    from NonblindSR.tiling import pretrained_nonblind
+    from DIPFKP.estimator import preset, pretrained_estimator
+    from KernelPredictor.predictor import predictor_path
+    from NonblindSR.choice import choose_nonblind
 
-    if scale_factor not in SCALE_FACTORS:
-        raise ValueError(f"scale factor {scale_factor!r}: must be one of {', '.join(map(str, SCALE_FACTORS))}")
+    _require_arguments(scale_factor, seed)
     scale_factor = int(scale_factor)
-    if not 0 <= sigma <= 1:
-        raise ValueError(f"sigma {sigma}: must lie between 0 and 1; 10 grey levels are 10/255")
-    if not (isinstance(seed, int | np.integer) and 0 <= seed < 2**63):
-        raise ValueError(f"seed {seed!r}: must be a whole number between 0 and 2^63 − 1")
     where = pick_device(device)
     planes = _to_planes(image).to(where)
     grey, has_alpha = len(planes) < 3, len(planes) % 2 == 0
     # Of grey three equal channels, as estimators and USRNet expect.
     lr = planes[None, : 1 if grey else 3].expand(1, 3, -1, -1)
+    step = choose_nonblind(not prepared, sigma if sigma == "auto" else 255 * sigma, where, float32=float32)
     if kernel is not None:
-        estimate = Estimate(normalize(as_kernel(kernel)).float(), None, losses=[], seconds=0.0, seed=seed)
+        known, aligned = locate(normalize(as_kernel(kernel)), scale_factor)
+        estimate = Estimate(known.float(), None, losses=[], seconds=0.0, seed=seed, aligned=aligned)
     else:
         if estimator is None:
-            estimator = pretrained_estimator(scale_factor, where)
+            settings, weights = replace(preset(), circular=prepared), predictor_path(photographs=not prepared)
+            estimator = pretrained_estimator(scale_factor, where, settings, path_predictor=weights)
         estimate = estimator(lr, scale_factor, seed=seed, on_step=on_step)
-    nonblind = pretrained_nonblind(None, where, float32=float32)
-    sr = restore(nonblind, lr, estimate.kernel, scale_factor, sigma, periodic, on_step)[0]
+    found = place(estimate, scale_factor, photograph=not prepared)
+    noise = step.sigma(lr) if callable(step.sigma) else step.sigma
+    notes = doubts(found, not prepared, 255 * noise) + found.notes
+    padding: Padding = "circular" if periodic else "none" if prepared else "reflect"
+    sr = restore(step.network, lr, found.kernel, scale_factor, noise, padding, on_step)[0]
     if grey:
         sr = sr.mean(dim=0, keepdim=True)
     if has_alpha:
         sr = torch.cat(
             [sr, F.interpolate(planes[None, -1:], scale_factor=scale_factor, mode="bicubic")[0].to(sr.device)]
         )
-    return _like(sr.clamp(0, 1), image), estimate
+    return _like(sr.clamp(0, 1), image), replace(found, notes=notes)
+
+
+def _require_arguments(scale_factor: int, seed: int) -> None:
+    if scale_factor not in SCALE_FACTORS:
+        raise ValueError(f"scale factor {scale_factor!r}: must be one of {', '.join(map(str, SCALE_FACTORS))}")
+    if not (isinstance(seed, int | np.integer) and 0 <= seed < 2**63):
+        raise ValueError(f"seed {seed!r}: must be a whole number between 0 and 2^63 − 1")
 
 
 def _to_planes(image: Tensor | npt.NDArray[Any]) -> Tensor:

@@ -2,23 +2,35 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor
 
-__all__ = ["UNCERTAIN", "Estimate", "Estimator", "NonblindSR", "OnStep", "Preset", "SearchLog"]
+from blindsr.kernels import align, unalign
+
+__all__ = [
+    "Estimate",
+    "Estimator",
+    "NoiseEstimator",
+    "NonblindSR",
+    "OnStep",
+    "Preset",
+    "SearchLog",
+    "place",
+]
 
 Preset = Literal["prediction", "search", "paper"]
 """Settings that every estimator has: the predicted kernel without a search, a search that begins there, and the
 published method."""
 
-UNCERTAIN = 0.32
-"""Expected relative error of a kernel's covariance above which it is called uncertain: photographs of BSDS500, up to
-four times enlarged, have 0.06 to 0.23, gradients, single edges and flat areas 0.38 to 0.76 (at x8 0.21 to 0.35)."""
-
 OnStep = Callable[[int, int, float | None], None]
 """Called after every step with (steps done, steps in all, loss); what has no loss says None."""
+
+
+NoiseEstimator = Callable[[Tensor], float]
+"""Reads the noise level (image range) off an image, 1×3×h×w in [0, 1]."""
 
 
 class NonblindSR(Protocol):
@@ -36,7 +48,7 @@ class Estimate:
     """What an estimator found out about one LR image."""
 
     kernel: Tensor
-    """1×1×k×k float32 on the CPU, sum 1, the project's convention."""
+    """1×1×k×k float32 on the CPU, sum 1."""
     image: Tensor | None
     """1×3×(s·h)×(s·w) float32 on the CPU in [0, 1], where the estimator makes one and was asked for it."""
     losses: list[float]
@@ -49,18 +61,19 @@ class Estimate:
     """Loss of the critic in every iteration, where there is one (its last step's)."""
     expected_error: float | None = None
     """Error to expect of the kernel's covariance, relative to it (0.05 is good), where the estimator knows."""
+    spread: tuple[float, float] | None = None
+    """Standard deviations of the blur along its axes, the larger first, in LR pixels, as read off the image and not
+    limited to what kernels can be, where the estimator reads them."""
     converged: bool | None = None
     """Whether the kernel had converged when the search ended, where the estimator checks that. Converged is not
     correct: a large proximal weight makes a search converge at its start."""
     path: list[tuple[int, Tensor]] = field(default_factory=list)
     """The kernel along the search, its start and a dozen times more at most: (iterations done, 1×1×k×k)."""
+    aligned: bool = False
+    """Whether the kernel's centre is the aligned instead of the published one (:mod:`blindsr.kernels`). An estimator
+    may return either; :func:`place` moves the kernel to where the image needs it."""
     notes: tuple[str, ...] = ()
     """What a user should know of this estimate, a line each."""
-
-    @property
-    def uncertain(self) -> bool:
-        """Whether too little of the blur shows for the kernel to be trusted, where the estimator knows."""
-        return self.expected_error is not None and self.expected_error > UNCERTAIN
 
     @property
     def relative_change(self) -> float | None:
@@ -72,6 +85,14 @@ class Estimate:
             return None
         start, end = self.path[0][1], self.path[-1][1]
         return float((end - start).norm() / start.norm())
+
+
+def place(estimate: Estimate, scale_factor: int, photograph: bool) -> Estimate:
+    """``estimate`` with the kernel where ``image`` needs it: aligned for a photograph, else as published."""
+    if estimate.aligned == photograph:
+        return estimate
+    kernel = (align if photograph else unalign)(estimate.kernel, scale_factor)
+    return replace(estimate, kernel=kernel, aligned=photograph)
 
 
 class Estimator(Protocol):
@@ -89,38 +110,68 @@ class Estimator(Protocol):
 class SearchLog:
     """Takes down a search as it goes, for :class:`Estimate`, and tells ``on_step``.
 
+    Several pictures that are searched together share one log.
+
     Args:
         total: iterations at most.
         advice: what to do when the loss is not a number any more.
+        every: after how many iterations losses are fetched from the device, which has to be waited for. Until then
+            ``on_step`` is not called, and a loss that is not finite not noticed.
     """
 
     pictures = 12
 
-    def __init__(self, total: int, on_step: OnStep | None, advice: str) -> None:
+    def __init__(self, total: int, on_step: OnStep | None, advice: str, every: int = 1) -> None:
         self.total = total
         self.on_step = on_step
         self.advice = advice
-        self.losses: list[float] = []
-        self.critic_losses: list[float] = []
-        self.path: list[tuple[int, Tensor]] = []
+        self.every = every
+        self.done = 0
+        self._pending: list[Tensor] = []
+        self._losses: list[list[list[float]]] = []
+        self._kernels: list[tuple[int, Tensor]] = []
 
-    def step(self, loss: Tensor, critic_loss: Tensor | None = None) -> None:
+    def step(self, *losses: Tensor) -> None:
         """An iteration is done.
 
+        Args:
+            losses: of the kernel and where there is one of the critic, each a number or one for each picture, (N,).
+
         Raises:
-            ValueError: the loss is not finite.
+            ValueError: the loss of a recent iteration is not finite.
         """
-        if critic_loss is not None:
-            self.critic_losses.append(float(critic_loss.detach()))
-        self.losses.append(float(loss.detach()))
-        if not math.isfinite(self.losses[-1]):
-            raise ValueError(f"the search diverged; {self.advice}")
-        if self.on_step is not None:
-            self.on_step(len(self.losses), self.total, self.losses[-1])
+        self.done += 1
+        self._pending.append(torch.stack([loss.detach().reshape(-1) for loss in losses]))
+        if len(self._pending) >= self.every:
+            self.fetch()
+
+    def fetch(self) -> None:
+        """Fetch the losses that are still on the device; errors as of :meth:`step`."""
+        fetched = torch.stack(self._pending).tolist() if self._pending else []
+        self._pending = []
+        for losses in fetched:
+            self._losses.append(losses)
+            if not all(math.isfinite(loss) for loss in losses[0]):
+                raise ValueError(f"the search diverged; {self.advice}")
+            if self.on_step is not None:
+                self.on_step(len(self._losses), self.total, sum(losses[0]) / len(losses[0]))
 
     def kernel(self, kernel: Tensor, last: bool = False) -> None:
-        """The kernel after the iterations done; kept if it is the ``last`` or its turn has come."""
-        done = len(self.losses)
+        """The kernels after the iterations done, N×1×k×k; kept if they are the ``last`` or their turn has come."""
         interval = max(1, math.ceil(self.total / self.pictures))
-        if (last or done % interval == 0) and not (self.path and self.path[-1][0] == done):
-            self.path.append((done, kernel.detach().cpu().clone()))
+        if (last or self.done % interval == 0) and not (self._kernels and self._kernels[-1][0] == self.done):
+            self._kernels.append((self.done, kernel.detach().clone()))
+
+    def cut(self, done: int) -> None:
+        """Forget the iterations after the first ``done``, and the kernels after them."""
+        self.fetch()
+        self.done = done
+        del self._losses[done:]
+        self._kernels = [(after, kernel) for after, kernel in self._kernels if after <= done]
+
+    def of(self, picture: int = 0) -> dict[str, Any]:
+        """What :class:`Estimate` says of the search of one picture, by its names; errors as of :meth:`step`."""
+        self.fetch()
+        curves = [[losses[picture] for losses in curve] for curve in zip(*self._losses, strict=True)] or [[]]
+        path = [(done, kernel[picture : picture + 1].cpu()) for done, kernel in self._kernels]
+        return {"losses": curves[0], "critic_losses": curves[1] if len(curves) > 1 else [], "path": path}

@@ -1,10 +1,16 @@
-"""Anisotropic Gaussian blur kernels: drawing, centring, x2 -> x4, and the conventions of other tools.
+"""Anisotropic Gaussian blur kernels: drawing, centring, x2 → x4, and where their centre lies.
 
-**Our convention.** A kernel is applied by *cross-correlation* and the upper-left pixel of every s×s block is
-kept (:mod:`blindsr.degradation`). Its centre of mass lies at ``(k − s)/2`` on both axes, counted from pixel 0,
-so that LR pixel (0, 0) sees the middle of the first s×s block of HR pixels. Kernels of KernelGAN's release are
-meant for true convolution and are centred on the other side; :func:`from_kernelgan` converts them. Mixing the
-two up shifts the result by half a pixel to a pixel and more.
+**Conventions.** A kernel is applied by *cross-correlation*, and the upper-left pixel of every s×s block is kept
+(:mod:`blindsr.degradation`). Where its centre of mass lies, counted from pixel 0 on both axes, decides where the LR
+image lies over the HR image:
+
+- *published* centre, (k − s)/2: that of the published test sets and of the prior. LR pixel (0, 0) sees the HR point
+  −(s − 1)/2, so that the LR image is displaced by s − 1 HR pixels to the lower right.
+- *aligned* centre, (k + s)/2 − 1: that of cameras, of resizers (Pillow, OpenCV) and of KernelGAN's release. LR pixel
+  (0, 0) sees (s − 1)/2, the middle of its block.
+
+:func:`align` moves a kernel from the published to the aligned centre, by s − 1 whole pixels, exactly. Mixing the two
+displaces a result by s − 1 pixels.
 """
 
 import math
@@ -13,21 +19,24 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
     "SCALE_FACTORS",
+    "align",
     "as_kernel",
     "centre",
     "centre_of_mass",
-    "from_kernelgan",
     "gaussian_kernels",
     "kernel_side",
     "kernel_x4_from_x2",
+    "locate",
     "normalize",
     "random_kernels",
     "random_kernels_numpy",
     "random_motion_kernels",
+    "unalign",
     "variance_range",
 ]
 
@@ -262,17 +271,39 @@ def kernel_x4_from_x2(kernel: Tensor) -> Tensor:
     return normalize(canvas[crop:-crop, crop:-crop][None, None])
 
 
-def from_kernelgan(kernels: Tensor) -> Tensor:
-    """Convert kernels between KernelGAN's convention and ours; the conversion is its own inverse.
+def align(kernels: Tensor, scale_factor: int) -> Tensor:
+    """Move kernels from the published to the aligned centre, for photographs.
 
-    KernelGAN convolves (flips the kernel), we correlate; for odd sides the flip also maps its centre,
-    k//2 + (s − 1)/2, to ours, (k − s)/2.
+    Args:
+        kernels: N×1×k×k.
 
-    Raises:
-        ValueError: for an even side, where the two conventions differ by a pixel that no flip mends.
+    Returns:
+        N×1×k'×k' with k' = k + 2(s − 1): the same values, s − 1 pixels further to the lower right.
     """
-    if kernels.shape[-1] % 2 == 0:
-        raise ValueError(
-            f"a kernel of even side {kernels.shape[-1]} cannot be converted by a flip; pad it to an odd side first"
-        )
-    return kernels.flip(-2, -1)
+    grown = 2 * (scale_factor - 1)  # the window's middle moves by half of that
+    return F.pad(kernels, (grown, 0, grown, 0))
+
+
+def locate(kernel: Tensor, scale_factor: int) -> tuple[Tensor, bool]:
+    """See by its centre of mass which centre a kernel has.
+
+    One that lies around the middle of its window, as a plain point spread function does, has neither; it is moved to
+    the published one by interpolation.
+
+    Args:
+        kernel: 1×1×k×k, sum 1.
+
+    Returns:
+        The kernel, and whether its centre is the aligned one.
+    """
+    # From the middle of the window it is −(s − 1)/2 to the published centre, +(s − 1)/2 to the aligned one.
+    distance = float(centre_of_mass(kernel).mean()) - (kernel.shape[-1] - 1) / 2
+    if abs(distance) < (scale_factor - 1) / 4:
+        return normalize(centre(F.pad(kernel, (scale_factor,) * 4), scale_factor)), False
+    return kernel, distance > 0
+
+
+def unalign(kernels: Tensor, scale_factor: int) -> Tensor:
+    """Move kernels from the aligned to the published centre; the other way round as :func:`align`."""
+    grown = 2 * (scale_factor - 1)
+    return F.pad(kernels, (0, grown, 0, grown))

@@ -2,18 +2,31 @@
 
 from pathlib import Path
 
-__all__ = ["DATA", "RUNS", "pretrained_path"]
+__all__ = ["data_folder", "pretrained_path", "runs_folder", "shipped_dataset"]
 
-_REPOSITORY = Path(__file__).resolve().parent.parent
+_PACKAGE = Path(__file__).resolve().parent
+_CHECKOUT = _PACKAGE.parent
 
-DATA = _REPOSITORY / "data"
-"""Data sets, shipped weights and results."""
 
-RUNS = _REPOSITORY / "runs"
-"""Training runs."""
+def _in_checkout() -> bool:
+    return (_CHECKOUT / "data" / "pretrained_models").is_dir()
+
+
+def data_folder() -> Path:
+    """Where data sets and results lie: data/ of the checkout; outside one, the current folder."""
+    return _CHECKOUT / "data" if _in_checkout() else Path.cwd()
+
+
+def runs_folder() -> Path:
+    """Where trainings write: runs/ of the checkout, or of the current folder where the package is installed."""
+    return (_CHECKOUT if _in_checkout() else Path.cwd()) / "runs"
 
 
 def pretrained_path(name: str) -> Path:
     """Where the shipped weights called ``name`` lie: in the checkout, or inside an installed wheel."""
-    checkout = DATA / "pretrained_models"
-    return (checkout if checkout.is_dir() else Path(__file__).resolve().parent / "pretrained_models") / name
+    return (_CHECKOUT / "data" if _in_checkout() else _PACKAGE) / "pretrained_models" / name
+
+
+def shipped_dataset(name: str) -> Path:
+    """Where the data set called ``name`` would lie if it ships (Test does)."""
+    return (_CHECKOUT / "data" if _in_checkout() else _PACKAGE) / "datasets" / name

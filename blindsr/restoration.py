@@ -1,15 +1,21 @@
 """From an LR image and its kernel to the HR image, whatever the non-blind network."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from blindsr.estimation import NonblindSR, OnStep
 
-__all__ = ["restore"]
+__all__ = ["Padding", "restore"]
 
-MIRRORED = 16
-"""LR pixels that a picture is continued by at each border where it is not periodic."""
+Padding = Literal["none", "reflect", "circular"]
+"""How an image is continued beyond its border. "none": as it is, for laboratory data, whose boundary is periodic and
+which the published figures take so. "reflect": mirrored, for photographs. "circular": textures that tile."""
+
+MARGIN = 16
+"""LR pixels that an image is continued by at each border."""
 
 
 @torch.no_grad()
@@ -19,21 +25,35 @@ def restore(
     kernel: Tensor,
     scale_factor: int,
     sigma: float,
-    periodic: bool,
+    padding: Padding,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """What ``nonblind`` makes of one LR image, 1×3×h×w → 1×3×sh×sw; arguments as in :func:`process`."""
+    """What ``nonblind`` makes of one LR image.
+
+    Args:
+        lr: 1×3×h×w float32 in [0, 1].
+        kernel: 1×1×k×k, sum 1, in place for cross-correlation (:mod:`blindsr.kernels`).
+        scale_factor: s.
+        sigma: noise level in image range.
+        padding: what lies beyond the border.
+
+    Returns:
+        1×3×sh×sw, not clipped.
+
+    Raises:
+        ValueError: the image is too small for the kernel.
+    """
     kernel = kernel.to(lr.device)
-    if periodic:
+    if padding == "none":
         return nonblind(lr, kernel, scale_factor, sigma, on_step=on_step)
-    rows, cols = (min(MIRRORED, length - 1) for length in lr.shape[-2:])
+    rows, cols = (min(MARGIN, length - 1) for length in lr.shape[-2:])
     side, low = kernel.shape[-1], min(lr.shape[-2] + 2 * rows, lr.shape[-1] + 2 * cols)
     if low * scale_factor < side:
         raise ValueError(
             f"the image ({lr.shape[-1]}×{lr.shape[-2]}) is too small for a {side}×{side} kernel at "
-            f"x{scale_factor}, even with what its borders mirror; use a larger one, or a smaller kernel"
+            f"x{scale_factor}, even with what lies beyond its border; use a larger one, or a smaller kernel"
         )
-    padded = F.pad(lr, (cols, cols, rows, rows), mode="reflect")
+    padded = F.pad(lr, (cols, cols, rows, rows), mode=padding)
     sr = nonblind(padded, kernel, scale_factor, sigma, on_step=on_step)
     height, width = (length * scale_factor for length in lr.shape[-2:])
     top, left = rows * scale_factor, cols * scale_factor

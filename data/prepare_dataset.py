@@ -10,11 +10,10 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 from torch import Tensor
-from tqdm import tqdm
 
-from blindsr.batch.cli import parse, run
 from blindsr.batch.inputs import dataset_folder
 from blindsr.batch.prepare import prepare
+from blindsr.command import Bar, parse, run
 from blindsr.kernels import centre, kernel_side, kernel_x4_from_x2, random_kernels_numpy, variance_range
 
 DataModel = Literal["DIPFKP", "KernelGANFKP"]
@@ -78,8 +77,8 @@ def main() -> int:
     options = parse(Options, __doc__ or "")
     folder = dataset_folder(options.dataset)
     done = failed = 0
-    for _, error in tqdm(
-        prepare_for(
+    for _, error in Bar(
+        iterable=prepare_for(
             folder,
             options.model,
             options.sf,
@@ -89,13 +88,12 @@ def main() -> int:
             overwrite=options.overwrite,
         ),
         unit="picture",
-        delay=0.1,
     ):
         if error is None:
             done += 1
         else:
             failed += 1
-            tqdm.write(f"error: {error}", file=sys.stderr)
+            Bar.write(f"error: {error}", file=sys.stderr)
     print(f"{done} LR picture{'s' * (done != 1)} in {folder / f'{options.model}_lr_x{options.sf}'}")
     return 2 if failed else 0
 

@@ -16,7 +16,7 @@ import tyro
 from PIL import Image
 from tqdm import tqdm
 
-from blindsr.batch.cli import parse, run
+from blindsr.command import parse, run
 
 MATE = [
     "Aqua",

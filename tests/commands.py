@@ -31,7 +31,7 @@ def typed(folder, *arguments, cwd=None, script="main.py"):
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", [str(path), *map(str, arguments)])
-        patch.setattr("blindsr.batch.cli.keep_freed_memory", lambda: None)  # the tests' process gives its memory back
+        patch.setattr("blindsr.command.keep_freed_memory", lambda: None)  # the tests' process gives its memory back
         patch.chdir(cwd or path.parent)
         try:
             with pytest.raises(SystemExit) as ended:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from blindsr.images import read_image
-from blindsr.paths import DATA
+from blindsr.paths import data_folder
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -26,6 +26,15 @@ def reference() -> Path:
     folder = Path(os.environ.get("BLINDSR_REFERENCE", REPOSITORY.parent / "shared" / "reference"))
     if not folder.is_dir():
         pytest.skip(f"no reference material at {folder}; BLINDSR_REFERENCE names its place")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cases() -> Path:
+    """The folder of inputs that went wrong: BLINDSR_CASES, or ../shared/cases."""
+    folder = Path(os.environ.get("BLINDSR_CASES", REPOSITORY.parent / "shared" / "cases"))
+    if not folder.is_dir():
+        pytest.skip(f"no inputs that went wrong at {folder}; BLINDSR_CASES names their place")
     return folder
 
 
@@ -49,7 +58,7 @@ def picture() -> Tensor:
 @pytest.fixture(scope="session")
 def photograph() -> Tensor:
     """The photograph that ships with the project, 1×3×288×432 float32."""
-    return read_image(DATA / "datasets" / "Test" / "HR" / "chelsea.png")[..., :288, :432]
+    return read_image(data_folder() / "datasets" / "Test" / "HR" / "chelsea.png")[..., :288, :432]
 
 
 @pytest.fixture(scope="session")

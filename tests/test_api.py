@@ -64,12 +64,12 @@ def test_grey_stays_grey_and_alpha_is_resized(blurred):
     torch.testing.assert_close(inside, (torch.arange(8, 88) / 2 - 0.25).expand_as(inside) / 47, atol=2e-3, rtol=0)
 
 
-def test_borders_are_borders_unless_the_image_is_periodic():
+def test_borders_are_borders_unless_the_image_is_prepared():
     kernel = torch.zeros(11, 11)
     kernel[4:6, 4:6] = 0.25
     image = np.zeros((24, 48, 3), np.uint8)
     image[:, 24:] = 255
-    across = [np.ptp(super_resolve(image, 2, kernel=kernel, periodic=p)[0][:, :4].astype(int)) for p in (False, True)]
+    across = [np.ptp(super_resolve(image, 2, kernel=kernel, prepared=p)[0][:, :4].astype(int)) for p in (False, True)]
     assert across[0] < 10 < across[1]
 
 

@@ -1,12 +1,14 @@
 """The commands as a user types them: each in a subprocess once, and further ones in this process."""
 
 import json
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import cv2
 import numpy as np
@@ -15,13 +17,13 @@ import scipy.io
 import torch
 from commands import REPOSITORY, command, refused, typed
 
+import DIPFKP.main
 import KernelGANFKP.main
-from blindsr.batch.cli import EstimatorOptions, _describe
+from blindsr.batch.command import _settings
 from blindsr.degradation import degrade
 from blindsr.devices import gains_from_bfloat16
-from blindsr.kernels import random_kernels
+from blindsr.kernels import align, random_kernels
 from blindsr.paths import pretrained_path
-from KernelGANFKP.estimator import preset
 
 QUICK = [
     "--iterations",
@@ -58,23 +60,23 @@ def test_prediction_searches_nothing(tmp_path, own):
     for name, extra in (("prediction", []), ("search", searched)):
         done = typed("DIPFKP", "-i", *photo, "-o", tmp_path / name, "--preset", name, *extra)
         assert done.returncode == 0, done.stderr
-        entry = json.loads((tmp_path / name / "results.jsonl").read_text().splitlines()[-1])
+        entry = json.loads((tmp_path / name / "photo.json").read_text())
         losses.append(entry["result"]["losses"])
     assert losses[0] == {}
     assert len(losses[1]["kernel"]) == 3
-    done = typed("DIPFKP", "-i", *photo, "-o", tmp_path / "fixed", "--start", "fixed")
+    done = typed("DIPFKP", "-i", *photo, "-o", tmp_path / "fixed", "--preset", "prediction", "--start", "fixed")
     refused(done, "--iterations 0", "--preset search")
 
 
 def test_the_bar_counts_a_search_and_then_usrnets_tiles(own, monkeypatch):
-    monkeypatch.setattr("blindsr.batch.cli.RARELY", 0)  # draw every step
+    monkeypatch.setattr("blindsr.command.LOG_INTERVAL", 0)  # draw every step
     photo = ["-i", own / "photo.png", "-o", own.parent / "out", "--real", "--SR", "--tile", 64]
     done = typed(
         "DIPFKP", *photo, "--preset", "search", "--iterations", 3, "--ssim-iterations", 1, "--frozen-iterations", 1
     )
     assert done.returncode == 0, done.stderr
     drawn = re.findall(r"(\d+)/(\d+) \[[^]]*(loss|USRNet)", done.stderr)
-    tiles = 6 * 3 * 3  # of 6 iterations: with the border that --real mirrors, 192×160 pixels
+    tiles = 6 * 3 * 3  # of 6 iterations: with the mirrored border, 192×160 pixels
     steps = [(i, 3, "loss") for i in (1, 2, 3)] + [(i, tiles, "USRNet") for i in range(1, tiles + 1)]
     shown = [(int(n), int(total), what) for n, total, what in drawn]
     assert [step for step in dict.fromkeys(shown) if step[0]] == steps
@@ -84,11 +86,11 @@ def test_options_that_nothing_reads_are_refused(own):
     photo = ["-i", own / "photo.png", "--sf", 2, "--real", "-o", own.parent / "out"]
     none = "no effect without a search"
     for project, arguments, told in (
-        ("DIPFKP", ["--SR", "--proximal-weight", 3], ("--proximal-weight 3.0", none)),
+        ("DIPFKP", ["--SR", "--preset", "prediction", "--proximal-weight", 3], ("--proximal-weight 3.0", none)),
         ("DIPFKP", ["--SR", "--preset", "search", "--iterations", 0, "--crop", 64], ("--crop 64", none)),
-        ("DIPFKP", ["--image-channels", "None", "--proximal-weight", 3], ("--proximal-weight 3.0", none)),
-        ("DIPFKP", ["--SR", "--non-local"], ("--non-local:", none)),
-        ("DIPFKP", ["--SR", "--circular"], ("--circular:", none)),
+        ("DIPFKP", ["--preset", "prediction", "--proximal-weight", 3], ("--proximal-weight 3.0", none)),
+        ("DIPFKP", ["--SR", "--preset", "prediction", "--non-local"], ("--non-local:", none)),
+        ("DIPFKP", ["--SR", "--preset", "prediction", "--circular"], ("--circular:", none)),
         ("DIPFKP", ["--model", "DoubleDIP", "--proximal-weight", 3], ("--proximal-weight 3.0", "DoubleDIP")),
         ("KernelGANFKP", ["--preset", "prediction", "--critic-steps", 3], ("--critic-steps 3", none)),
         ("KernelGANFKP", ["--preset", "prediction", "--no-stop-when-converged"], ("--no-stop-when-converged:", none)),
@@ -119,7 +121,7 @@ def test_main_job_leaves_picture_kernel_and_comparison(tmp_path):
     assert kernel.shape == (19, 19)
     assert kernel.sum() == pytest.approx(1, abs=1e-5)
     assert cv2.imread(str(tmp_path / "out" / "chelsea_kernel.png")) is not None
-    assert len(list((tmp_path / "out").iterdir())) == 4
+    assert len(list((tmp_path / "out").iterdir())) == 5
     again = command("DIPFKP", "--SR", "--sf", 4, "--dataset", "Test", "-o", tmp_path / "out", *QUICK)
     assert again.stdout == done.stdout.replace("chelsea  ", "chelsea  done before  ")
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "out" / "chelsea.png")), sr)
@@ -145,8 +147,7 @@ def test_a_kernel_can_be_estimated_without_an_image(tmp_path):
     done = command("KernelGANFKP", "-o", tmp_path / "out", "--iterations", 3, "--frozen-iterations", 1, "--batch", 4)
     assert done.returncode == 0, done.stderr
     assert "kernel PSNR" in done.stdout + done.stderr
-    assert "loss" in done.stderr
-    names = ["chelsea.mat", "chelsea_kernel.png", "results.jsonl"]
+    names = ["chelsea.json", "chelsea.mat", "chelsea_kernel.png", "results.csv"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     assert "<image>.png" not in done.stdout
 
@@ -174,8 +175,8 @@ def test_own_picture_from_another_folder_with_relative_paths(own):
     assert "note:" not in done.stderr
     assert done.stderr.endswith("\n")  # the bar does not share its line with what follows
     assert sorted(path.name for path in own.iterdir()) == ["photo.png"]
-    last = (own.parent / "out" / "results.jsonl").read_text().splitlines()[-1]
-    assert json.loads(last)["settings"]["settings"]["circular"] is False  # a photograph ends at its border
+    record = json.loads((own.parent / "out" / "photo.json").read_text())
+    assert record["settings"]["settings"]["circular"] is False  # a photograph ends at its border
 
 
 def test_several_pictures_by_paths_and_a_pattern_in_tiles(own):
@@ -195,7 +196,6 @@ def test_several_pictures_by_paths_and_a_pattern_in_tiles(own):
 def test_without_sr_the_estimators_image_is_the_result(own):
     done = command("DIPFKP", "--sf", 2, "-i", own, "-o", own.parent / "out", *QUICK)
     assert done.returncode == 0, done.stderr
-    assert "note: without --real" in done.stderr
     assert cv2.imread(str(own.parent / "out" / "photo.png")).shape == (96, 128, 3)
 
 
@@ -235,7 +235,7 @@ def test_bad_options_and_files_are_one_line(tmp_path, own, evil_pickle):
     refused(typed("DIPFKP", "--SR", "--sf", 8, *out), "DIPFKP_lr_x8", "--sf 8")
     refused(typed("DIPFKP", "--SR", "-i", own / "absent.png", *out), own / "absent.png")
     refused(typed("DIPFKP", "--SR", "-i", own, "-o", own), own)
-    refused(typed("DIPFKP", "--SR", "--sigma", 999, *out), "--sigma 999")
+    refused(typed("DIPFKP", "--SR", "--sigma", 999, *out), "--sigma 999", "0 to 15")
     refused(typed("DIPFKP", "--path-KP", tmp_path / "absent.pt", *out), "absent.pt")
     refused(typed("DIPFKP", "--sf", 3, "--path-KP", pretrained_path("FKP_x2.pt"), *out), "FKP_x2.pt", "15×15")
     refused(typed("DIPFKP", "--path-KP", evil_pickle, *out), "evil.pt", "plain tensors")
@@ -258,26 +258,99 @@ def test_results_of_other_settings_are_one_line(own):
     assert (cv2.imread(str(photo)) != before).any() == gains_from_bfloat16(torch.device("cpu"))
 
 
-def test_float32_is_a_setting_where_usrnet_runs_and_somebody_asks_for_it():
-    """Results of earlier versions, which knew no other precision, are those of no such setting."""
-    for sr in (True, False):
-        for asked in (True, False):
-            options = EstimatorOptions(SR=sr, float32=asked)
-            settings, circumstances = _describe(options, "DIPFKP", "DIPFKP", torch.device("cpu"))
-            assert settings.get("float32", False) == (sr and asked)
-            assert circumstances["bfloat16"] == gains_from_bfloat16(torch.device("cpu"))
+def recorded(module, arguments, monkeypatch):
+    """The settings that a command would record."""
+    told = []
+    monkeypatch.setattr(module, "run_batch", lambda options, method: told.append(_settings(options, method)) or 0)
+    monkeypatch.setattr(sys, "argv", ["main.py", *map(str, arguments)])
+    assert module.main() == 0
+    return told[0]
 
 
-def test_float32_is_a_setting_where_a_critic_learns():
-    for model, name, expected in (
-        ("KernelGANFKP", "search", True),
-        ("KernelGANFKP", "prediction", False),
-        ("KernelGAN", "search", False),
+def test_float32_is_a_setting_where_it_matters_and_somebody_asks_for_it(monkeypatch):
+    for module, arguments, expected in (
+        (DIPFKP.main, ["--SR"], True),
+        (DIPFKP.main, [], False),
+        (KernelGANFKP.main, [], True),
+        (KernelGANFKP.main, ["--preset", "prediction"], False),
+        (KernelGANFKP.main, ["--model", "KernelGAN"], False),
     ):
-        settings = preset(name, model, 2)
-        options = KernelGANFKP.main.Options(model=model, preset=name, settings=settings, float32=True)
-        described, _ = _describe(options, "KernelGANFKP", model, torch.device("cpu"))
-        assert described.get("float32", False) == expected
+        assert recorded(module, [*arguments, "--float32"], monkeypatch).get("float32", False) == expected
+        assert "float32" not in recorded(module, arguments, monkeypatch)
+
+
+def test_settings_are_compared_as_they_took_effect(monkeypatch):
+    for module in (DIPFKP.main, KernelGANFKP.main):
+        one, same = (
+            recorded(module, ["--preset", *arguments], monkeypatch)
+            for arguments in (["prediction"], ["search", "--iterations", 0])
+        )
+        assert one == same
+        paper, same = (
+            recorded(module, ["--preset", "paper", *arguments], monkeypatch)
+            for arguments in ([], ["--iterations", 1000])
+        )
+        assert paper == same
+        assert paper != one
+
+
+def test_photographs_and_laboratory_data(own, monkeypatch):
+    photo = ["-i", own / "photo.png"]
+    for arguments, photographs in (
+        ([], False),
+        (photo, True),
+        ([*photo, "--real"], True),
+        ([*photo, "--prepared"], False),
+        (["-d", "Test"], False),
+        (["-d", "Test", "--real"], True),
+    ):
+        settings = recorded(DIPFKP.main, ["--SR", *arguments], monkeypatch)
+        assert settings["photographs"] == photographs, arguments
+        assert settings["settings"]["circular"] != photographs
+        assert (settings["sigma"] == 0) != photographs
+        settings = recorded(KernelGANFKP.main, arguments, monkeypatch)
+        assert (settings["settings"]["shave"] == 0) == photographs
+    for arguments, told in (
+        (["--real"], "-i"),
+        (["--prepared"], "-i"),
+        ([*photo, "--real", "--prepared"], "--prepared and --real"),
+        ([*photo, "-d", "Test"], "-i and -d"),
+    ):
+        refused(typed("DIPFKP", "--SR", *arguments, "-o", own.parent / "out"), told)
+
+
+def test_pictures_named_by_several_options_are_all_done(own):
+    photo = cv2.imread(str(own / "photo.png"))
+    for name in ("second", "third"):
+        cv2.imwrite(str(own.parent / f"{name}.png"), photo)
+    arguments = ["-i", own / "photo.png", own.parent / "second.png", "--SR", "--preset", "prediction"]
+    done = typed("DIPFKP", *arguments, "-i", own.parent / "third.png", "-o", own.parent / "out")
+    assert done.returncode == 0, done.stderr
+    assert {path.stem for path in (own.parent / "out").glob("*.mat")} == {"photo", "second", "third"}
+
+
+def test_no_pictures_named_is_said_first(tmp_path):
+    done = typed("DIPFKP", "--SR", "--preset", "prediction", "--sf", 4, "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "Test picture" in done.stdout.splitlines()[0]
+
+
+def test_printing_never_stops_the_work(own):
+    (own / "photo.png").rename(own / "2日本語.png")
+    cv2.imwrite(str(own / "a.png"), np.zeros((40, 40, 3), np.uint8))
+    script = REPOSITORY / "DIPFKP" / "main.py"
+    arguments = ["--SR", "--preset", "prediction", "-i", own, "-o", own.parent / "out"]
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    run = partial(subprocess.run, env=environment, stderr=subprocess.PIPE, timeout=120)
+    done = run([sys.executable, script, *map(str, arguments)], stdout=subprocess.PIPE)
+    assert done.returncode == 0, done.stderr
+    assert len(list((own.parent / "out").glob("*.json"))) == 2
+    assert run([sys.executable, script, "--help"], stdout=subprocess.PIPE).returncode == 0
+    reader, writer = os.pipe()
+    os.close(reader)  # as of `| head -1`, which is gone after a line
+    done = run([sys.executable, script, *map(str, arguments), "--no-resume"], stdout=writer)
+    os.close(writer)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -307,7 +380,9 @@ def test_an_interruption_is_one_whatever_it_breaks_into(own, meanwhile):
     script = f"""
 import signal
 from pathlib import Path
-from blindsr.batch.cli import EstimatorOptions, run, run_estimator
+from blindsr.batch.command import Method, run_batch
+from blindsr.batch.options import BatchOptions
+from blindsr.command import run
 
 def estimator(lr, scale_factor, *, seed, on_step):
     try:
@@ -317,8 +392,8 @@ def estimator(lr, scale_factor, *, seed, on_step):
     {meanwhile}
 
 own = Path({str(own)!r})
-options = EstimatorOptions(real=True, input_dir=(own,), output_dir=own.parent / "out")
-run(lambda: run_estimator(options, "DIPFKP", "DIPFKP", estimator, None))
+options = BatchOptions(input_dir=((own,),), output_dir=own.parent / "out")
+run(lambda: run_batch(options, Method("DIPFKP", "DIPFKP", estimator)))
 """
     process = subprocess.run(
         [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
@@ -329,12 +404,19 @@ run(lambda: run_estimator(options, "DIPFKP", "DIPFKP", estimator, None))
 
 def test_results_never_replace_each_other(own):
     arguments = ["--SR", "-i", own, "-o", own.parent / "out", *QUICK]
-    (own / "PHOTO.png").write_bytes((own / "photo.png").read_bytes())  # one file, where case does not count
-    refused(typed("DIPFKP", *arguments), "photo.png", "rename")
-    assert not (own.parent / "out").exists()
-    (own / "PHOTO.png").rename(own / "photo_kernel.png")
+    (own / "photo_kernel.png").write_bytes((own / "photo.png").read_bytes())
     assert typed("DIPFKP", *arguments).returncode == 0
     assert {path.name for path in (own.parent / "out").glob("*.mat")} == {"photo.mat", "photo_kernel_png.mat"}
+
+
+def test_names_that_differ_in_case_alone(own, monkeypatch):
+    (own / "PHOTO.png").write_bytes((own / "photo.png").read_bytes())
+    arguments = ["--SR", "--preset", "prediction", "-i", own]
+    assert typed("DIPFKP", *arguments, "-o", own.parent / "out").returncode == 0
+    assert {path.name for path in (own.parent / "out").glob("*.mat")} == {"photo.mat", "PHOTO.mat"}
+    monkeypatch.setattr("blindsr.batch.command._tells_case_apart", lambda folder: False)
+    refused(typed("DIPFKP", *arguments, "-o", own.parent / "other"), "photo.png", "rename")
+    assert not (own.parent / "other").exists()
 
 
 def test_a_name_too_long_for_results_is_told_before_the_work(own):
@@ -371,7 +453,7 @@ def test_the_photographs_of_the_shipped_weights(tmp_path, monkeypatch):
 
 def test_an_unusable_output_folder_is_told_before_the_work(own):
     (own.parent / "file").touch()
-    refused(typed("DIPFKP", "--SR", "-i", own, "-o", own.parent / "file"), "--output-dir", own.parent / "file")
+    refused(typed("DIPFKP", "--SR", "-i", own, "-o", own.parent / "file"), own.parent / "file", "-o")
 
 
 def test_a_thin_picture_is_estimated_whole(own):
@@ -381,7 +463,7 @@ def test_a_thin_picture_is_estimated_whole(own):
     assert cv2.imread(str(own.parent / "out" / "photo.png")).shape == (14, 128, 3)
 
 
-def test_wrong_options_are_one_line():
+def test_wrong_options_are_told():
     for arguments in (
         ["--sf", 5],
         ["--bogus"],
@@ -392,25 +474,29 @@ def test_wrong_options_are_one_line():
         ["--iterations", 20],
         ["--iterations", "abc"],
     ):
-        refused(typed("DIPFKP", *arguments), arguments[0], "--help")
+        done = typed("DIPFKP", *arguments)
+        assert done.returncode == 2
+        assert arguments[0] in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
 
 
 def test_an_empty_argument_is_not_the_current_folder(own):
-    for option, arguments in (("-i", ["-i", ""]), ("-o", ["--real", "-o", ""]), ("--path-KP", ["--path-KP="])):
+    for option, arguments in (
+        ("-i", ["-i", ""]),
+        ("-o", ["-i", "photo.png", "-o", ""]),
+        ("--path-KP", ["--path-KP="]),
+    ):
         refused(typed("DIPFKP", *arguments, cwd=own), option, "empty")
 
 
-def test_presets_change_the_defaults_and_options_override_them():
-    paper, default = (
-        " ".join(typed("DIPFKP", *arguments, "--help").stdout.replace("│", " ").split())
-        for arguments in (["--preset", "paper"], [])
-    )
-    assert "(default: 1000)" in paper
-    assert "(default: 1000)" not in default
-    for option in ("--model", "--dataset", "-d", "--sf", "--path-nonblind", "--SR", "--real", "--path-KP"):
-        assert option in default
-    for option in ("-i", "--input-dir", "-o", "--output-dir", "--seed", "--preset", "--device"):
-        assert option in default
+def test_the_help_shows_every_presets_settings():
+    text = " ".join(typed("DIPFKP", "--help").stdout.replace("│", " ").split())
+    assert "(prediction: 0, search: 150, paper: 1000)" in text
+    first = text[: text.index("--sigma")]
+    for option in ("-i PATH", "-o DIR", "--sf", "--SR", "-d ", "--preset"):
+        assert option in first
+    for option in ("--model", "--path-nonblind", "--real", "--prepared", "--path-KP", "--seed", "--device"):
+        assert option in text
 
 
 def test_missing_ground_truth_is_named(tmp_path):
@@ -467,28 +553,35 @@ def test_predictor_command(tmp_path):
 
 def test_a_known_kernel_of_another_tool_is_used(tmp_path, photograph):
     kernel = random_kernels(1, 3, torch.Generator().manual_seed(5))
-    lr = degrade(photograph, kernel, 3)[0].permute(1, 2, 0).numpy()
+    lr = degrade(photograph, align(kernel, 3), 3)[0].permute(1, 2, 0).numpy()
     cv2.imwrite(str(tmp_path / "photo.png"), np.rint(lr[:, :, ::-1].clip(0, 1) * 65535).astype(np.uint16))
-    np.save(tmp_path / "kernel.npy", 2 * kernel[0, 0].flip(-2, -1).numpy())
-    arguments = ["--kernel", "kernel.npy", "--kernel-convention", "kernelgan", "-i", "photo.png", "--sf", 3]
+    np.save(tmp_path / "kernel.npy", 2 * kernel[0, 0].numpy())
+    arguments = ["--kernel", "kernel.npy", "-i", "photo.png", "--sf", 3, "--sigma", 0]
     done = command("NonblindSR", *arguments, "-o", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "kernel.npy: the kernel sums to 2" in done.stderr
     used = scipy.io.loadmat(tmp_path / "out" / "photo.mat")["Kernel"]
-    np.testing.assert_allclose(used, kernel[0, 0], atol=1e-6)
-    sr = cv2.imread(str(tmp_path / "out" / "photo.png"), -1)[:, :, ::-1] / 65535
+    np.testing.assert_allclose(used, align(kernel, 3)[0, 0], atol=1e-6)
+    # The kernel that was written is read back as what it is.
+    again = [*arguments, "-o", "again"]
+    again[1] = "out/photo.mat"
+    assert typed("NonblindSR", *again, cwd=tmp_path).returncode == 0
+    results = [
+        cv2.imread(str(tmp_path / folder / "photo.png"), -1)[:, :, ::-1] / 65535 for folder in ("out", "again")
+    ]
+    np.testing.assert_array_equal(*results)
     hr = photograph[0].permute(1, 2, 0).numpy()
-    assert sr.shape == hr.shape
-    error = (sr - hr)[24:-24, 24:-24]  # this picture goes on at its opposite borders, which photographs do not
+    assert results[0].shape == hr.shape
+    error = (results[0] - hr)[24:-24, 24:-24]  # this picture has a periodic boundary, which photographs have not
     assert 10 * np.log10(1 / np.square(error).mean()) > 28
     refused(typed("NonblindSR", *arguments, "-o", ".", cwd=tmp_path), "holds the input pictures")
-    refused(typed("NonblindSR", *arguments[:4], cwd=tmp_path), "-i PATH")
+    refused(typed("NonblindSR", *arguments[:2], cwd=tmp_path), "-i PATH")
 
 
 def test_nonblind_command(tmp_path, own):
     refused(typed("NonblindSR"), "--train", "--evaluate", "--kernel")
     refused(typed("NonblindSR", "--train"), "--images")
-    refused(typed("NonblindSR", "--evaluate", "--model", "KernelGANFKP", "--sf", 3), "--sf 3", "for 4 only")
+    refused(typed("NonblindSR", "--evaluate", "--model", "KernelGANFKP", "--sf", 3), "--sf 3", "prepare_dataset.py")
     refused(typed("NonblindSR", "--train", "--images", tmp_path / "absent"), "absent")
     done = command("NonblindSR", "--evaluate", "--sf", 4)
     assert done.returncode == 0, done.stderr

@@ -128,3 +128,25 @@ def test_pictures_are_named_by_paths_folders_and_patterns(tmp_path, monkeypatch)
         found("c.png", "a/*.gif")
     with pytest.raises(FileNotFoundError, match="absent"):
         found("c.png", "absent.png")
+
+
+def test_pictures_of_differing_names_are_paired_by_their_numbers(tmp_path):
+    """DIV2KRK's names."""
+    for folder, stem in (("HR", "img"), ("DIPFKP_lr_x2", "im"), ("DIPFKP_gt_k_x2", "kernel")):
+        (tmp_path / folder).mkdir()
+        for number in (1, 2, 10):
+            (tmp_path / folder / f"{stem}_{number}.{'mat' if stem == 'kernel' else 'png'}").touch()
+    for item, number in zip(find_items(str(tmp_path), "DIPFKP", 2), (1, 10, 2), strict=True):
+        assert (item.lr.stem, item.hr.stem, item.kernel.stem) == (f"im_{number}", f"img_{number}", f"kernel_{number}")
+    (tmp_path / "HR" / "img_1.png").rename(tmp_path / "HR" / "other_2.png")  # two of one number
+    assert find_items(str(tmp_path), "DIPFKP", 2)[0].hr == tmp_path / "HR" / "im_1.png"
+
+
+def test_brackets_in_the_name_of_a_folder(tmp_path):
+    folder = tmp_path / "[2020] trip"
+    folder.mkdir()
+    for name in ("a.png", "b.png", "[c].png"):
+        (folder / name).touch()
+    assert [item.name for item in input_items([folder / "*.png"])] == ["[c]", "a", "b"]
+    assert [item.name for item in input_items([folder / "[ab].png"])] == ["a", "b"]
+    assert [item.name for item in input_items([folder / "[c].png"])] == ["[c]"]

@@ -1,14 +1,19 @@
+import copy
 import dataclasses
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from skimage.registration import phase_cross_correlation
 
 import DIPFKP.estimator
 from blindsr.degradation import border, degrade
+from blindsr.images import read_image
 from blindsr.kernels import gaussian_kernels, kernel_side
 from blindsr.metrics import kernel_psnr
-from DIPFKP.estimator import DIPSettings, estimate, preset, ssim, textured_crop
+from DIPFKP.estimator import DIPEstimator, DIPSettings, estimate, preset, pretrained_estimator, ssim, textured_crop
+from DIPFKP.fit import Fit
 from DIPFKP.network import ImagePrior, scales_for
 from FKP import KernelPrior
 from KernelPredictor import KernelPredictor
@@ -227,7 +232,11 @@ def test_the_crop_is_where_the_texture_is():
 def test_a_thin_picture_is_searched_whole(prior, monkeypatch, rows, seen):
     """A crop's border does not count, and where that would be most of it no crop is taken."""
     fitted = []
-    monkeypatch.setattr(DIPFKP.estimator, "_fit", lambda lr, *rest: fitted.append(tuple(lr.shape[-2:])))
+
+    def run(self, log):
+        fitted.append(tuple(self.target.lr.shape[-2:]))
+
+    monkeypatch.setattr(Fit, "run", run)
     estimate(torch.rand(1, 3, rows, 90), 2, prior=prior, settings=dataclasses.replace(SHORT, crop=128))
     assert fitted == [(seen, 90 if rows == seen else 58)]
 
@@ -236,3 +245,74 @@ def test_a_tiny_picture_is_refused(prior):
     with pytest.raises(ValueError, match="at least 6 pixels"):
         estimate(torch.rand(1, 3, 5, 40), 2, prior=prior, settings=SHORT)
     assert np.isfinite(estimate(torch.rand(1, 3, 6, 8), 2, prior=prior, settings=SHORT).losses).all()
+
+
+@pytest.fixture
+def double_precision():
+    """Everything in float64, so that a search does not amplify the rounding of what is compared."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+PICTURES = [(slice(0, 32), slice(0, 40)), (slice(4, 36), slice(8, 48)), (slice(2, 34), slice(1, 41))]
+
+
+@pytest.mark.parametrize("model", ["DIPFKP", "DIPSoftmax", "DoubleDIP"])
+def test_pictures_searched_as_one_come_out_as_they_do_alone(blurred, prior, double_precision, model):
+    settings = dataclasses.replace(
+        SHORT, iterations=8, channels=8, non_local=True, image_iterations=3, kernel_rate=0.1, circular=False
+    )
+    estimator = DIPEstimator(copy.deepcopy(prior).double(), None, settings, model, want_image=True)
+    lrs = [blurred[0][..., rows, cols].double() for rows, cols in PICTURES]
+    together = estimator.batch(lrs, 2, seeds=[5, 6, 7])
+    for lr, seed, found in zip(lrs, (5, 6, 7), together, strict=True):
+        alone = estimator(lr, 2, seed=seed)
+        assert found.seed == seed
+        torch.testing.assert_close(found.kernel, alone.kernel, atol=1e-6, rtol=0)
+        torch.testing.assert_close(found.image, alone.image, atol=1e-6, rtol=0)
+        assert found.losses == pytest.approx(alone.losses, rel=1e-6)
+        assert [done for done, _ in found.path] == [done for done, _ in alone.path]
+
+
+def test_the_search_of_several_starts_where_each_is_predicted(blurred, prior):
+    settings = dataclasses.replace(preset("search"), iterations=2, frozen_iterations=0, channels=8, crop=48)
+    estimator = DIPEstimator(prior, KernelPredictor.from_pretrained(), settings)
+    lrs = [blurred[0], blurred[0].flip(3)]
+    together = estimator.batch(lrs, 2, seeds=[0, 0])
+    for lr, found in zip(lrs, together, strict=True):
+        alone = estimator(lr, 2, seed=0)
+        torch.testing.assert_close(found.path[0][1], alone.path[0][1], atol=1e-4, rtol=0)
+        assert found.losses[0] == pytest.approx(alone.losses[0], rel=1e-5)
+        assert found.expected_error == alone.expected_error
+
+
+def test_only_pictures_of_one_size_are_searched_as_one(blurred, prior):
+    lr = blurred[0]
+    lrs = [lr, lr[..., :30, :40], lr[..., 4:, :], lr]
+    whole, cropped = (DIPEstimator(prior, settings=dataclasses.replace(SHORT, crop=crop)) for crop in (960, 40))
+    assert whole.groups(lrs, 2) == [[0, 3], [1], [2]]
+    assert cropped.groups(lrs, 2) == [[0, 1, 2, 3]]
+    assert dataclasses.replace(cropped, want_image=True).groups(lrs, 2) == [[0, 3], [1], [2]]
+    with pytest.raises(ValueError, match="different sizes"):
+        whole.batch(lrs, 2, seeds=[0] * 4)
+    assert whole.at_once(lr, 2) == 1  # on a CPU
+    steps = []
+    found = cropped.batch(lrs[:2], 2, seeds=[0, 1], on_step=lambda *step: steps.append(step))
+    assert steps[-1] == (20, 20, pytest.approx(np.mean([each.losses[-1] for each in found])))
+
+
+@pytest.mark.parametrize("name", ["prediction", "paper"])
+def test_the_picture_of_a_photograph_lies_over_it(cases, name):
+    """Over the photograph enlarged by OpenCV: fitted by itself, and taken from the joint fit."""
+    lr = read_image(cases / "align_box_x2.png")[..., 40:104, 40:104]
+    short = (
+        {"image_iterations": 60, "image_channels": 16} if name == "prediction" else {"iterations": 60, "channels": 16}
+    )
+    base = dataclasses.replace(preset(name), circular=False, start="predicted", ssim_iterations=20)
+    settings = dataclasses.replace(base, **short, frozen_iterations=50)
+    found = pretrained_estimator(2, torch.device("cpu"), settings, want_image=True)(lr, 2, seed=0)
+    enlarged = cv2.resize(lr[0, 1].numpy(), None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
+    inside = (slice(8, -8), slice(8, -8))
+    shift = phase_cross_correlation(enlarged[inside], found.image[0, 1].numpy()[inside], upsample_factor=50)[0]
+    assert np.abs(shift).max() < 0.15

@@ -128,7 +128,7 @@ def test_a_search_is_drawn_a_dozen_times_besides_its_start(total):
         log.step(torch.tensor(1.0))
         log.kernel(torch.ones(1, 1, 3, 3))
     log.kernel(torch.ones(1, 1, 3, 3), last=True)
-    done = [iterations for iterations, _ in log.path]
+    done = [iterations for iterations, _ in log.of()["path"]]
     assert done[0] == 0
     assert done[-1] == total
     assert min(total, 7) <= len(done) - 1 <= 12
@@ -224,7 +224,7 @@ def test_settings_and_scales_that_there_are_not(lr):
 
 
 def test_the_search_ends_when_the_kernel_rests_and_says_whether_it_does(lr, prior, monkeypatch):
-    monkeypatch.setattr("KernelGANFKP.estimator.WINDOW", 10)
+    monkeypatch.setattr("KernelGANFKP.search.WINDOW", 10)
     resting = dataclasses.replace(
         SHORT, iterations=30, batch=1, critic_steps=1, crop=32, kernel_rate=1e-9, stop_when_converged=True
     )

@@ -2,17 +2,21 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import torch
+import torch.nn.functional as F
 
+from blindsr.degradation import degrade
 from blindsr.kernels import (
+    align,
     centre,
     centre_of_mass,
-    from_kernelgan,
     gaussian_kernels,
     kernel_side,
     kernel_x4_from_x2,
+    locate,
     random_kernels,
     random_kernels_numpy,
     random_motion_kernels,
+    unalign,
     variance_range,
 )
 
@@ -104,15 +108,36 @@ def test_parameters_are_variances():
     assert float((profile * (columns - mean) ** 2).sum()) == pytest.approx(2.0, abs=0.01)
 
 
-@pytest.mark.parametrize(("side", "scale_factor"), [(11, 2), (15, 3), (19, 4), (21, 8)])
-def test_kernelgan_convention_is_a_flip_that_maps_its_centre_to_ours(side, scale_factor):
-    ours = random_kernels(8, scale_factor, torch.Generator().manual_seed(1))
-    theirs = from_kernelgan(ours)
-    their_centre = side // 2 + 0.5 * (scale_factor - 1)
-    assert (centre_of_mass(theirs) - their_centre).abs().max() < 0.1
-    torch.testing.assert_close(from_kernelgan(theirs), ours)
+@pytest.mark.parametrize("scale_factor", [2, 3, 4, 8])
+def test_an_aligned_kernel_sees_the_middle_of_each_block(scale_factor):
+    """Of a ramp, whose value is its place: LR pixel i has the mean of HR pixels s·i … s·i + s − 1."""
+    kernels = random_kernels(4, scale_factor, torch.Generator().manual_seed(1)).double()
+    side = 40 * scale_factor
+    ramp = torch.arange(side, dtype=torch.float64).expand(4, 1, side, side)
+    blocks = ramp[:1, :, ::scale_factor, ::scale_factor] + (scale_factor - 1) / 2
+    inside = slice(12, -12)
+    for rows in (False, True):
+        image = ramp.transpose(2, 3) if rows else ramp
+        expected = (blocks.transpose(2, 3) if rows else blocks)[..., inside, inside]
+        seen = degrade(image, align(kernels, scale_factor), scale_factor)[..., inside, inside]
+        assert (seen - expected).abs().max() < 0.1  # the centre of a drawn kernel is off by as much
+        published = degrade(image, kernels, scale_factor)[..., inside, inside]
+        assert (published - (expected - (scale_factor - 1))).abs().max() < 0.1
+    back = unalign(align(kernels, scale_factor), scale_factor)
+    margin = 2 * (scale_factor - 1)
+    assert torch.equal(back[..., margin:-margin, margin:-margin], kernels)
+    assert torch.equal(degrade(ramp, back, scale_factor), degrade(ramp, kernels, scale_factor))
 
 
-def test_kernelgan_conversion_refuses_even_sides():
-    with pytest.raises(ValueError, match="odd"):
-        from_kernelgan(torch.rand(1, 1, 12, 12))
+@pytest.mark.parametrize("scale_factor", [2, 3, 4])
+def test_where_a_kernel_lies_is_seen(scale_factor):
+    published = random_kernels(1, scale_factor, torch.Generator().manual_seed(1))
+    kernel, aligned = locate(published, scale_factor)
+    assert not aligned
+    assert torch.equal(kernel, published)
+    kernel, aligned = locate(align(published, scale_factor), scale_factor)
+    assert aligned
+    box = torch.full((1, 1, 7, 7), 1 / 49)
+    kernel, aligned = locate(F.pad(box, (4, 4, 4, 4)), scale_factor)
+    assert not aligned
+    assert (centre_of_mass(kernel) - (kernel.shape[-1] - scale_factor) / 2).abs().max() < 0.05

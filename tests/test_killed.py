@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import io
-import json
 import multiprocessing
 import os
 import random
@@ -18,11 +17,12 @@ import pytest
 import scipy.io
 import torch
 
-from blindsr.batch.cli import EstimatorOptions, run_estimator
-from blindsr.batch.records import RECORDS
+from blindsr.batch.command import Method, run_batch
+from blindsr.batch.options import BatchOptions, RunOptions
+from blindsr.batch.summary import SUMMARY, read_records
 from blindsr.estimation import Estimate
 from blindsr.images import read_image
-from blindsr.paths import DATA
+from blindsr.paths import data_folder
 from DIPFKP.estimator import DIPSettings
 from DIPFKP.estimator import estimate as dip
 from FKP import KernelPrior
@@ -55,7 +55,7 @@ def batch(name, options, last_event=None):
             "DIPFKP": partial(dip, prior=prior, settings=dip_settings, want_image=True),
             "KernelGANFKP": partial(gan, prior=prior, settings=gan_settings),
         }[name]
-    sys.exit(run_estimator(options, "DIPFKP", "DIPFKP", estimator, None))
+    sys.exit(run_batch(options, Method("DIPFKP", "DIPFKP", estimator)))
 
 
 def _count_down(left, folder, event, arguments):
@@ -71,29 +71,31 @@ def context():
     if "forkserver" not in multiprocessing.get_all_start_methods():
         pytest.skip("needs fork")
     context = multiprocessing.get_context("forkserver")
-    modules = ["blindsr.batch.cli", "DIPFKP.estimator", "KernelGANFKP.estimator", "matplotlib.backends.backend_agg"]
+    modules = [
+        "blindsr.batch.command",
+        "DIPFKP.estimator",
+        "KernelGANFKP.estimator",
+        "matplotlib.backends.backend_agg",
+    ]
     context.set_forkserver_preload(["pytest", *modules])
     return context
 
 
 @pytest.fixture
 def options(tmp_path):
-    photo = read_image(DATA / "datasets" / "Test" / "DIPFKP_lr_x2" / "chelsea.png")
+    photo = read_image(data_folder() / "datasets" / "Test" / "DIPFKP_lr_x2" / "chelsea.png")
     (tmp_path / "in").mkdir()
     for i in range(PICTURES):
         crop = (255 * photo[0, :, 40:80, 20 * i : 20 * i + 40]).permute(1, 2, 0).numpy().astype(np.uint8)
         cv2.imwrite(str(tmp_path / "in" / f"{i}.png"), crop)
-    return EstimatorOptions(input_dir=(tmp_path / "in",), output_dir=tmp_path / "whole", device="cpu")
+    return BatchOptions(input_dir=((tmp_path / "in",),), output_dir=tmp_path / "whole", run=RunOptions(device="cpu"))
 
 
 def check_intact(folder):
     """Every picture on record as finished has its files, as recorded, and they can be read; returns how many."""
-    finished = {}
-    path = folder / RECORDS
-    for line in path.read_bytes().splitlines() if path.exists() else []:
-        record = json.loads(line)  # a kill leaves no torn line: each is one write
-        if record["state"] == "finished":
-            finished[record["name"]] = record["files"]
+    records = read_records(folder) if folder.exists() else []
+    assert len(records) == len(list(folder.glob("*.json")))  # a kill leaves no torn record
+    finished = {record.name: record.files for record in records if record.state == "finished"}
     for name, files in finished.items():
         assert {f"{name}.mat", f"{name}_kernel.png"} <= files.keys()
         for file, digest in files.items():
@@ -111,7 +113,7 @@ def content(path):
 
 
 def results(folder):
-    return {path.name: content(path) for path in folder.iterdir() if path.name != RECORDS}
+    return {path.name: content(path) for path in folder.iterdir() if path.name != SUMMARY and path.suffix != ".json"}
 
 
 def finish(context, name, options):

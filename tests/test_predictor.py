@@ -6,16 +6,28 @@ import pytest
 import torch
 
 from blindsr.degradation import border, degrade, quantize
-from blindsr.estimation import UNCERTAIN
+from blindsr.doubts import UNCERTAIN
 from blindsr.images import LUMA
 from blindsr.kernels import gaussian_kernels, kernel_side, random_kernels, variance_range
 from blindsr.metrics import kernel_psnr
 from blindsr.paths import pretrained_path
+from blindsr.photographs import WHITE_LUMA
 from DIPFKP.estimator import DIPSettings, estimate
 from FKP import KernelPrior
 from KernelPredictor import KernelPredictor
 from KernelPredictor import predictor as predicting
-from KernelPredictor.predictor import SHRINKAGE, TILE, TILES, _textured_tiles, from_log_covariance, to_log_covariance
+from KernelPredictor.predictor import (
+    NOISE_HEADS,
+    NOISE_OFFSET,
+    SHRINKAGE,
+    TILE,
+    TILES,
+    Prediction,
+    _textured_tiles,
+    from_log_covariance,
+    to_log_covariance,
+    variances_and_angle,
+)
 from KernelPredictor.training import CropSource, PredictorSettings, laplace_loss, train
 
 
@@ -257,3 +269,78 @@ def test_training_lowers_the_error(tmp_path, photos):
             on_validation=lambda e: scores.append(e["scores"][2]),
         )
     assert scores[1] > scores[0] + 0.1
+
+
+PHOTOGRAPHS = replace(SHORT, photographs=True, noisy=0.6, sigma_max=50.0, other_blur=0.5)
+
+
+def test_crops_of_photographs_come_with_their_blur_and_noise(photos):
+    source = CropSource(photos, PHOTOGRAPHS)
+    luma, target, log_noise = source.draw_photographs(2, 30, 40, torch.Generator().manual_seed(0))
+    assert luma.shape == (40, 1, 30, 30)
+    assert target.shape == (40, 3)
+    again = source.draw_photographs(2, 30, 40, torch.Generator().manual_seed(0))
+    assert all(torch.equal(a, b) for a, b in zip((luma, target, log_noise), again, strict=True))
+    levels = torch.exp(log_noise) - NOISE_OFFSET
+    assert (levels >= 0).all()
+    assert levels.min() < 0.3 < 10 < levels.max() < 60
+    # Wider blurs than the prior's are among them, with their own covariance.
+    assert variances_and_angle(target, 2)[0].max() > variance_range(2)[1]
+
+
+def test_the_noise_of_a_flat_picture_is_what_the_crops_say():
+    flat = [torch.full((3, 200, 200), 128, dtype=torch.uint8)]
+    settings = replace(PHOTOGRAPHS, noisy=1.0, sigma_max=20.0)
+    luma, _, log_noise = CropSource(flat, settings).draw_photographs(2, 40, 20, torch.Generator().manual_seed(0))
+    seen = 255 * (luma - 128 / 255).square().mean(dim=(1, 2, 3)).sqrt()
+    torch.testing.assert_close(torch.exp(log_noise) - NOISE_OFFSET, seen, rtol=0.02, atol=0.02)
+
+
+def test_weights_for_prepared_data_tell_no_noise_but_the_variances(predictor, photograph):
+    kernel = gaussian_kernels(torch.tensor([4.0]), torch.tensor([1.0]), torch.tensor([0.5]), kernel_side(2), 2)
+    prediction = predictor.predict(quantize(degrade(photograph, kernel, 2)), 2)
+    assert prediction.sigma is None
+    largest, smallest = prediction.variances
+    assert largest == pytest.approx(4, rel=0.3)
+    assert smallest == pytest.approx(1, rel=0.4)
+
+
+def test_variances_beyond_the_prior_are_told_as_they_are(picture):
+    wider = KernelPredictor.from_pretrained()
+    wider.head[-1].bias[:2] += 3
+    prediction = wider.predict(picture, 2)
+    assert prediction.variances[0] > 1.3 * variance_range(2)[1]
+    widest = torch.full((1,), variance_range(2)[1])
+    torch.testing.assert_close(prediction.kernel, gaussian_kernels(widest, widest, 0 * widest, kernel_side(2), 2))
+
+
+def test_a_noise_head_is_told_by_the_weights_and_grey_pictures_by_their_channels(tmp_path, picture):
+    net = KernelPredictor(noise_heads=NOISE_HEADS)
+    torch.save(net.state_dict(), tmp_path / "photo.pth")
+    loaded = KernelPredictor.from_pretrained(tmp_path / "photo.pth")
+    grey = picture.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+    tinted = grey * torch.tensor([1.0, 1.0, 0.9]).view(3, 1, 1)
+    coloured = tinted + (grey - tinted).mul(torch.tensor(LUMA).view(3, 1, 1)).sum(dim=1, keepdim=True)
+    as_grey, as_colour = loaded.predict(grey, 2).sigma, loaded.predict(coloured, 2).sigma
+    assert as_grey is not None
+    assert as_colour is not None
+    # The luma, and so what the network sees, is the same.
+    assert as_grey == pytest.approx(as_colour * WHITE_LUMA, rel=1e-3, abs=1e-6)
+
+
+def test_predictions_of_older_makers_have_no_noise():
+    assert Prediction(torch.ones(1, 1, 3, 3) / 9, 0.1).sigma is None
+
+
+def test_a_training_on_photographs_resumes_exactly_and_keeps_the_weights_it_starts_from(
+    tmp_path, photos, resumes_exactly
+):
+    cpu, start = torch.device("cpu"), pretrained_path("kernel_predictor.pth")
+    whole = train(photos, PHOTOGRAPHS, tmp_path / "whole", cpu)
+    resumes_exactly(partial(train, photos, PHOTOGRAPHS), whole, tmp_path / "part")
+    assert KernelPredictor.from_pretrained(tmp_path / "part" / "kernel_predictor_photo.pth").noise_heads
+
+    gentle = replace(PHOTOGRAPHS, steps=1, learning_rate=1e-9, muon_rate=1e-9)
+    trained = dict(train(photos, gentle, tmp_path / "gentle", cpu, start=start).named_parameters())
+    for name, value in KernelPredictor.from_pretrained(start).named_parameters():
+        torch.testing.assert_close(trained[name], value, atol=1e-6, rtol=0)

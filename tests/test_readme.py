@@ -18,7 +18,7 @@ from blindsr.images import write_image
 from blindsr.kernel_files import write_kernel
 from blindsr.kernels import random_kernels
 from blindsr.metrics import kernel_psnr
-from blindsr.paths import DATA
+from blindsr.paths import data_folder
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 TEXT = "\n".join(page.read_text() for page in PAGES)
@@ -73,11 +73,11 @@ def small(tmp_path_factory, picture):
     for name in ("photographs/a.png", "photographs/b.png"):
         write_image(tmp / name, np.kron(pixels, np.ones((7, 7, 1), np.uint8)))
     write_kernel(tmp / "k.mat", random_kernels(1, 3, torch.Generator().manual_seed(0)))
-    shutil.copytree(DATA / "pretrained_models", tmp / "official")
+    shutil.copytree(data_folder() / "pretrained_models", tmp / "official")
     for stage in ("first", "second", "eighth", "ninth", "tenth"):
         (tmp / stage).mkdir()
         for name in ("usrnet_tiny.pth", "kernel_predictor.pth"):
-            shutil.copy(DATA / "pretrained_models" / name, tmp / stage)
+            shutil.copy(data_folder() / "pretrained_models" / name, tmp / stage)
     for scale_factor in (2, 3, 4):
         done = typed("data", "--sf", scale_factor, "--dataset", tmp / "Set5", script="prepare_dataset.py")
         assert done.returncode == 0, done.stderr
@@ -172,7 +172,9 @@ def anchors(page):
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", [*PAGES, DATA / "pretrained_models" / "README.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [*PAGES, data_folder() / "pretrained_models" / "README.md"], ids=lambda page: page.name
+)
 def test_links_lead_somewhere(page):
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.S | re.M)
     for link in re.findall(r"\]\(([^)]+)\)", text):

@@ -1,9 +1,9 @@
 """Batches that are resumed, refused, interrupted and recorded, with an estimator that takes no time."""
 
+import csv
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 import threading
 from pathlib import Path
@@ -14,10 +14,12 @@ import pytest
 import scipy.io
 import torch
 
-from blindsr.batch.cli import EstimatorOptions, run_estimator
+from blindsr.batch.command import Method, run_batch
 from blindsr.batch.inputs import Item, find_items, input_items
-from blindsr.batch.records import RECORDS, UNFINISHED, Record, Records, hash_inputs, read_records
-from blindsr.batch.run import CURVE, process
+from blindsr.batch.options import BatchOptions, RunOptions
+from blindsr.batch.records import JOURNAL, UNFINISHED, Records, hash_inputs, read_record
+from blindsr.batch.run import CURVE, Job, process
+from blindsr.batch.summary import SUMMARY, read_records
 from blindsr.estimation import Estimate
 
 
@@ -54,22 +56,16 @@ def options(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (3, 8, 9, 3))
     for name, picture in zip("abc", pixels, strict=True):
         cv2.imwrite(str(tmp_path / "in" / f"{name}.png"), picture.astype(np.uint8))
-    return Options(input_dir=(tmp_path / "in",), output_dir=tmp_path / "out", device="cpu")
+    return BatchOptions(input_dir=((tmp_path / "in",),), output_dir=tmp_path / "out", run=RunOptions(device="cpu"))
 
 
-@dataclasses.dataclass(frozen=True)
-class Options(EstimatorOptions):
-    path_KP: Path | None = None
-
-    def files(self):
-        return {} if self.path_KP is None else {"path_KP": self.path_KP}
-
-
-def batch(options, estimator=None, **changes):
+def batch(options, estimator=None, seed=0, path_KP=None, **changes):  # noqa: N803
     """Run; returns the exit status and how often the estimator was called."""
     estimator = estimator or Quick()
-    options = dataclasses.replace(options, **changes)
-    return run_estimator(options, "DIPFKP", "DIPFKP", estimator, None), estimator.calls
+    run = {key: changes.pop(key) for key in ("resume", "overwrite", "verbose") if key in changes}
+    options = dataclasses.replace(options, run=dataclasses.replace(options.run, **run), **changes)
+    files = {} if path_KP is None else {"path_KP": path_KP}
+    return run_batch(options, Method("DIPFKP", "DIPFKP", estimator, files=files, seed=seed)), estimator.calls
 
 
 def contents(folder):
@@ -78,15 +74,14 @@ def contents(folder):
 
 
 def states(options):
-    """The states on record, picture by picture."""
-    records = read_records(options.output_dir / RECORDS)
-    return {name: [record.state for record in found] for name, found in records.items()}
+    """The state on record of each picture."""
+    return {record.name: record.state for record in read_records(options.output_dir)}
 
 
 def test_a_record_says_what_was_done_with_what(options, tmp_path):
     (tmp_path / "w.pt").write_bytes(b"weights")
     assert batch(options, path_KP=tmp_path / "w.pt", seed=7)[0] == 0
-    line = json.loads((options.output_dir / RECORDS).read_text().splitlines()[-1])
+    line = json.loads((options.output_dir / "c.json").read_text())
     digest = hashlib.sha256((tmp_path / "in" / "c.png").read_bytes()).hexdigest()
     assert (line["state"], line["name"], line["input"]) == ("finished", "c", str(tmp_path / "in" / "c.png"))
     assert line["inputs"] == {"lr": digest}
@@ -197,7 +192,7 @@ def test_files_that_nobody_accounts_for_are_refused(options, ending):
         batch(options)
     assert [*contents(options.output_dir)] == [strange]
     strange.unlink()
-    strange.symlink_to(options.input_dir[0] / "a.png")
+    strange.symlink_to(options.paths[0] / "a.png")
     with pytest.raises(ValueError, match="no record"):
         batch(options)
 
@@ -210,7 +205,7 @@ def test_a_file_that_appears_during_the_run_is_left_alone(options):
     assert batch(options, Quick(appear)) == (2, 3)
     assert (options.output_dir / "b.mat").read_bytes() == b"precious"
     assert not (options.output_dir / "b.png").exists()
-    assert states(options)["b"] == ["failed"]
+    assert states(options) == {"a": "finished", "c": "finished"}  # a record would seem to account for the file
 
 
 def test_replaced_results_leave_no_old_ones_behind(options):
@@ -239,9 +234,9 @@ def test_one_bad_picture_ends_nothing_and_is_tried_again(options, capsys, error)
     assert len(lines) == 1
     assert "b.png" in lines[0]
     assert "bad" in lines[0]
-    assert states(options)["b"] == ["failed"]
+    assert states(options)["b"] == "failed"
     assert batch(options) == (0, 1)
-    assert states(options)["b"] == ["failed", "started", "finished"]
+    assert states(options)["b"] == "finished"
 
 
 def test_interrupted_says_what_is_done_and_goes_on(options, capsys):
@@ -257,35 +252,56 @@ def test_interrupted_says_what_is_done_and_goes_on(options, capsys):
     assert batch(options) == (0, 2)
 
 
-def test_a_torn_line_is_mended(options):
+def test_a_cut_off_record_is_none(options):
     batch(options)
-    path = options.output_dir / RECORDS
+    path = options.output_dir / "a.json"
     whole = path.read_bytes()
-    last = whole.splitlines(keepends=True)[-1]
-    for cut in (1, 2, len(last) // 2, len(last) - 1):
-        path.write_bytes(whole[:-cut])
-        # Without its newline a record is still one; without more its picture is done again.
-        assert batch(options) == (0, 0 if cut == 1 else 1)
-        assert batch(options) == (0, 0)
-    path.write_bytes(whole[:-1])
-    (options.output_dir / "a.png").unlink()
-    assert batch(options) == (0, 1)
-    assert all(json.loads(line) for line in path.read_text().splitlines())
+    for cut in (0, 1, len(whole) // 2, len(whole) - 3):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(ValueError, match=r"a\.png: no record .*--overwrite"):
+            batch(options)
+        assert batch(options, overwrite=True) == (0, 1)
 
 
 def test_a_full_disk_fails_one_picture_and_is_resumed(options, monkeypatch):
-    write, left = os.write, [3]
+    write, left = Path.write_text, [2]
 
-    def full(descriptor, line):
+    def full(path, text, **arguments):
         left[0] -= 1
-        return write(descriptor, line[:50] if left[0] == 0 else line)
+        if left[0] == 0:
+            write(path, text[:50], **arguments)
+            raise OSError(28, "No space left on device")
+        return write(path, text, **arguments)
 
-    monkeypatch.setattr("blindsr.batch.records.os.write", full)
+    monkeypatch.setattr(Path, "write_text", full)
     assert batch(options) == (2, 3)
     monkeypatch.undo()
-    assert (options.output_dir / RECORDS).read_bytes().count(b"finished") == 2
-    assert batch(options)[0] == 0
-    assert len([found for found in states(options).values() if found[-1] == "finished"]) == 3
+    assert sorted(states(options).values()) == ["failed", "finished", "finished"]
+    assert batch(options) == (0, 1)
+    assert set(states(options).values()) == {"finished"}
+
+
+def test_what_a_killed_process_left_half_in_place_is_completed(options):
+    batch(options)
+    finished = contents(options.output_dir)
+    made = options.output_dir / f"{UNFINISHED}a"
+    made.mkdir()
+    (options.output_dir / "a.mat").rename(made / "a.mat")  # a.png was moved, then the process died
+    (options.output_dir / "a.json").rename(made / JOURNAL)
+    (options.output_dir / SUMMARY).unlink()
+    assert batch(options) == (0, 0)
+    assert contents(options.output_dir) == finished
+
+
+def test_results_that_were_not_complete_are_made_anew(options, tmp_path):
+    made = options.output_dir / f"{UNFINISHED}a"
+    made.mkdir(parents=True)
+    (made / "a.png").write_bytes(b"half")
+    (made / "link").symlink_to(tmp_path / "in")
+    assert batch(options) == (0, 3)
+    assert not made.exists()
+    assert (tmp_path / "in" / "a.png").exists()
+    assert cv2.imread(str(options.output_dir / "a.png")) is not None
 
 
 @pytest.mark.parametrize(
@@ -301,11 +317,14 @@ def test_a_full_disk_fails_one_picture_and_is_resumed(options, monkeypatch):
         b'{"state": "finished", "name": "a", "input": "", "inputs": {}, "settings": [], "run": {}}',
     ],
 )
-def test_lines_that_are_no_records_are_passed_over(options, line):
+def test_a_file_that_is_no_record_is_nobodys(options, line):
     options.output_dir.mkdir()
-    (options.output_dir / RECORDS).write_bytes(line)
-    assert batch(options) == (0, 3)
-    assert batch(options) == (0, 0)
+    (options.output_dir / "a.json").write_bytes(line)
+    assert read_record(options.output_dir / "a.json") is None
+    assert read_records(options.output_dir) == []
+    with pytest.raises(ValueError, match=r"a\.json: no record .*-o.*--overwrite"):
+        batch(options)
+    assert batch(options, overwrite=True) == (0, 3)
 
 
 def test_crafted_records_reach_no_file_outside(options, tmp_path):
@@ -313,22 +332,18 @@ def test_crafted_records_reach_no_file_outside(options, tmp_path):
     precious = tmp_path / "precious.png"
     precious.write_bytes(b"precious")
     digest = hashlib.sha256(b"precious").hexdigest()
-    path = options.output_dir / RECORDS
-    honest = [json.loads(line) for line in path.read_text().splitlines()]
-    with path.open("a") as file:
-        for record in honest:
-            for name in (record["name"], "../precious", str(tmp_path / "precious")):
-                outside = {"../precious.png": digest, str(precious): digest, "results.jsonl": digest}
-                crafted = {**record, "name": name, "files": outside}
-                file.write(json.dumps(crafted) + "\n")
-                file.write(json.dumps({**crafted, "files": {}}) + "\n")
-                file.write(json.dumps({**crafted, "result": {"psnr": [], "notes": 3}}) + "\n")
-    for name in ("a.mat", "b.mat"):
-        (options.output_dir / name).unlink()
-    assert batch(options) == (0, 2)
+    for name in "abc":
+        path = options.output_dir / f"{name}.json"
+        record = json.loads(path.read_text())
+        record["files"] |= {"../precious.png": digest, str(precious): digest}
+        path.write_text(json.dumps(record))
+    assert batch(options) == (0, 3)  # files that are not there
+    made = options.output_dir / f"{UNFINISHED}a"
+    made.mkdir()
+    (made / "precious.png").write_bytes(b"other")
+    (made / JOURNAL).write_text(json.dumps(record | {"name": "a"}))
     assert batch(options, seed=1, overwrite=True) == (0, 3)
     assert precious.read_bytes() == b"precious"
-    assert path.exists()
 
 
 def test_an_earlier_result_has_what_the_first_had(options):
@@ -339,22 +354,10 @@ def test_an_earlier_result_has_what_the_first_had(options):
 
     for _ in range(2):
         options.output_dir.mkdir(exist_ok=True)
-        with Records(options.output_dir, {}, {}) as entered:
-            results.append(
-                list(
-                    process(
-                        input_items(options.input_dir),
-                        Quick(),
-                        2,
-                        options.output_dir,
-                        device=torch.device("cpu"),
-                        seed=0,
-                        nonblind=repeated,
-                        progress=lambda item: lambda *step: None,
-                        records=entered,
-                    )
-                )
-            )
+        records = Records(options.output_dir, {}, {})
+        job = Job(Quick(), 2, torch.device("cpu"), repeated)
+        done = process(input_items(options.paths), job, options.output_dir, progress=no_bar, records=records)
+        results.append(list(done))
     first, second = results
     assert all(result.sr_seconds > 0 and result.losses for result in first)
     assert second == [dataclasses.replace(result, earlier=True) for result in first]
@@ -365,60 +368,70 @@ def test_an_earlier_result_has_what_the_first_had(options):
 )
 def test_a_record_of_nonsense_is_not_shown(options, result):
     batch(options)
-    path = options.output_dir / RECORDS
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    changed = [{**line, "result": {**line["result"], **result} if result else {}} for line in lines]
-    path.write_text("".join(json.dumps(line) + "\n" for line in changed))
+    for path in options.output_dir.glob("*.json"):
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps(record | {"result": record["result"] | result if result else {}}))
     assert batch(options) == (0, 3)
 
 
-def test_the_file_of_records_is_no_link(options, tmp_path):
-    options.output_dir.mkdir()
-    (tmp_path / "elsewhere").write_bytes(b"")
-    (options.output_dir / RECORDS).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ValueError, match=RECORDS):
+def test_a_record_is_no_link(options, tmp_path):
+    batch(options)
+    record = options.output_dir / "a.json"
+    record.rename(tmp_path / "elsewhere")
+    record.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=r"a\.png: no record"):
         batch(options)
-    assert (tmp_path / "elsewhere").read_bytes() == b""
 
 
-def test_what_was_left_unfinished_goes_unless_somebody_works_there(options, tmp_path):
-    left = options.output_dir / f"{UNFINISHED}x"
+def test_two_runs_in_one_folder_share_the_work(options):
+    items = [Item(f"p{i}", path) for i, path in enumerate([options.paths[0] / "a.png"] * 20)]
     options.output_dir.mkdir()
-    with Records(options.output_dir, {}, {}):
-        left.mkdir()
-        (left / "a.png").write_bytes(b"half")
-        (left / "link").symlink_to(tmp_path / "in")
-        assert batch(options) == (0, 3)
-        assert left.exists()
-    assert batch(options) == (0, 0)
-    assert not left.exists()
-    assert (tmp_path / "in" / "a.png").exists()
+    both_at_work, done = threading.Barrier(2), {}
 
+    def slow(calls):
+        if calls == 1:
+            both_at_work.wait(10)
 
-def test_two_runs_in_one_folder_do_not_mix_their_lines(options):
-    items = [Item(f"p{i}", path) for i, path in enumerate([options.input_dir[0] / "a.png"] * 20)]
-    options.output_dir.mkdir()
+    def work(number):
+        estimator = Quick(slow)
+        records = Records(options.output_dir, {}, {})
+        job = Job(estimator, 2, torch.device("cpu"))
+        results = list(process(items, job, options.output_dir, progress=no_bar, records=records))
+        assert not any(result.error for result in results), results
+        done[number] = estimator.calls
 
-    def work():
-        with Records(options.output_dir, {"text": "x" * 5000}, {}) as records:
-            cpu = torch.device("cpu")
-            for result in process(
-                items, Quick(), 2, options.output_dir, device=cpu, seed=0, progress=no_bar, records=records
-            ):
-                assert result.error is None, result.error
-
-    failures = []
-    hook, threading.excepthook = threading.excepthook, failures.append
-    threads = [threading.Thread(target=work) for _ in range(2)]
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    threading.excepthook = hook
-    assert not failures
-    lines = (options.output_dir / RECORDS).read_bytes().splitlines()
-    assert all(Record(**json.loads(line)).state in ("started", "finished") for line in lines)
-    assert {json.loads(line)["name"] for line in lines} == {item.name for item in items}
+    assert sum(done.values()) == 20
+    assert min(done.values()) > 0
+    assert {record.name for record in read_records(options.output_dir)} == {item.name for item in items}
+
+
+def test_a_picture_that_another_process_works_on_is_left_to_it(options, capsys):
+    options.output_dir.mkdir()
+    with Records(options.output_dir, {}, {}).claim(Item("b", options.paths[0] / "b.png")) as made:
+        (made / "b.png").write_bytes(b"half")
+        assert batch(options) == (0, 2)
+        assert "1 of 3 pictures were left to another process" in capsys.readouterr().out
+        assert (made / "b.png").exists()
+    assert batch(options) == (0, 1)
+    assert not [path for path in options.output_dir.iterdir() if path.name.startswith(".")]
+
+
+def test_the_summary_has_a_line_a_picture(options):
+    def fail(calls):
+        if calls == 2:
+            raise ValueError("bad luck, with a comma")
+
+    batch(options, Quick(fail))
+    with (options.output_dir / SUMMARY).open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["name"], row["state"]) for row in rows] == [("a", "finished"), ("b", "failed"), ("c", "finished")]
+    assert rows[1]["error"].endswith("bad luck, with a comma")
+    assert rows[0]["seconds"] == "1.5"
 
 
 def no_bar(item):
@@ -427,20 +440,9 @@ def no_bar(item):
 
 def test_without_records_results_are_just_written(options):
     options.output_dir.mkdir()
-    items = input_items(options.input_dir)
+    items = input_items(options.paths)
     for _ in range(2):
-        done = list(
-            process(
-                items,
-                Quick(),
-                2,
-                options.output_dir,
-                device=torch.device("cpu"),
-                seed=0,
-                progress=no_bar,
-                records=None,
-            )
-        )
+        done = list(process(items, Job(Quick(), 2, torch.device("cpu")), options.output_dir, progress=no_bar))
         assert [result.error for result in done] == [None] * 3
     assert len(list(options.output_dir.iterdir())) == 9
 
@@ -459,8 +461,8 @@ def test_pictures_with_odd_names_are_done_under_plain_ones(options, tmp_path):
     names = [item.name for item in input_items((odd,))]
     assert sorted(names) == ["a_.._b", "new_line", "é ü"]
     assert input_items((odd / "...png",))[0].name.startswith("_.")
-    assert batch(options, input_dir=(odd,)) == (0, 3)
-    assert batch(options, input_dir=(odd,)) == (0, 0)
+    assert batch(options, input_dir=((odd,),)) == (0, 3)
+    assert batch(options, input_dir=((odd,),)) == (0, 0)
     shutil.copytree(odd, tmp_path / "D" / "DIPFKP_lr_x2")
     (tmp_path / "D" / "HR").mkdir()
     found = find_items(str(tmp_path / "D"), "DIPFKP", 2)

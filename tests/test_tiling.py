@@ -1,10 +1,11 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from blindsr.batch.inputs import Item
-from blindsr.batch.run import process
+from blindsr.batch.run import Job, process
 from blindsr.degradation import degrade
 from blindsr.devices import free_memory
 from blindsr.estimation import Estimate
@@ -62,23 +63,26 @@ def test_the_tile_follows_from_the_free_memory(monkeypatch):
     sides = {}
     for gibibytes in (0.01, 0.5, 1, 4, 64):
         monkeypatch.setattr(tiling, "free_memory", lambda device, size=gibibytes: int(size * 2**30))
-        sides[gibibytes] = tiling._tile_that_fits(CPU)
+        sides[gibibytes] = tiling._tile_that_fits(CPU, 10**6)
+        assert tiling._tile_that_fits(CPU, 10**8) <= sides[gibibytes]
     assert sides[0.01] == tiling.SMALLEST_TILE
     assert sides[64] == tiling.LARGEST_TILE
     assert sides[0.5] < sides[1] < sides[4]
-    assert (sides[1] + 2 * tiling.MARGIN) ** 2 * tiling.PRIOR_STEP_BYTES == pytest.approx(2**29, rel=0.01)
+    taken = (sides[1] + 2 * tiling.MARGIN) ** 2 * tiling.PRIOR_STEP_BYTES + 10**6 * tiling.PICTURE_BYTES
+    assert 0.75 * 2**30 < taken < 0.9 * 2**30
 
 
 class SmallMemory(ResUNet):
-    """A prior step that fails, as on a full GPU, above so many pixels; once moved (to the CPU) it never does."""
+    """A prior step that fails, as in a full memory, above so many pixels; once moved (to the CPU) it never does."""
 
     limit = math.inf
+    error: Exception = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
     tried: list[int]
 
     def forward(self, image, beta):
         self.tried.append(image[0, 0].numel())
         if self.tried[-1] > self.limit:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+            raise self.error
         return super().forward(image, beta)
 
     def _apply(self, function, recurse=True):
@@ -109,13 +113,41 @@ def test_out_of_memory_means_smaller_tiles_and_one_line(cramped, caplog):
     assert [record.getMessage() for record in caplog.records] == ["out of memory on cpu: done in tiles of 200 pixels"]
 
 
-def test_out_of_memory_at_any_size_means_the_cpu(cramped, caplog):
-    net, *arguments = cramped(1)
-    result = tiled_sr(net, *arguments)
+def test_out_of_memory_on_another_device_means_the_cpu(cramped, caplog, monkeypatch):
+    """A stand-in for a picture on a GPU, whose network fails there and never once it is moved."""
+    net, lr, *rest = cramped(1)
+    gpu = SimpleNamespace(device=torch.device("cuda"), shape=lr.shape, cpu=lambda: lr)
+    monkeypatch.setattr(tiling, "free_memory", lambda device: 2**30)
+    run = tiling._run
+    monkeypatch.setattr(tiling, "_run", lambda net, picture, *rest: run(net, lr, *rest))
+    result = tiled_sr(net, gpu, *rest)
     assert net.p.limit == 1  # the caller's network stays where it was
     net.p.limit = math.inf
-    assert torch.equal(result, tiled_sr(net, *arguments))
-    assert [record.getMessage() for record in caplog.records] == ["out of memory on cpu: done on the CPU"]
+    assert torch.equal(result, tiled_sr(net, lr, *rest))
+    assert [record.getMessage() for record in caplog.records] == ["out of memory on cuda: done on the CPU"]
+
+
+SHORT = [
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
+    ),
+    RuntimeError("could not create a primitive"),
+    RuntimeError("std::bad_alloc"),
+    RuntimeError("MKL FFT error: Intel oneMKL DFTI ERROR: Memory allocation error"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", SHORT, ids=str)
+def test_out_of_memory_at_any_size_is_one_error_and_the_next_picture_is_done(cramped, caplog, error):
+    net, *arguments = cramped(1)
+    net.p.error = error
+    with pytest.raises(MemoryError, match="400×288 result pixels"):
+        tiled_sr(net, *arguments)
+    net.p.limit = (64 + 2 * 96) ** 2
+    tiled_sr(net, *arguments)
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == ["out of memory on cpu: done in tiles of 64 pixels"]
 
 
 def test_other_failures_are_not_taken_for_a_lack_of_memory(cramped, monkeypatch):
@@ -162,10 +194,10 @@ def test_a_photograph_does_not_go_on_at_its_opposite_border(tmp_path):
     worst = {}
     for periodic in (True, False):
         item = Item("ramp", tmp_path / "ramp.png")
-        options = {"device": torch.device("cpu"), "seed": 0, "nonblind": nonblind, "periodic": periodic}
+        job = Job(known, 2, torch.device("cpu"), photograph=not periodic, nonblind=nonblind)
         out = tmp_path / str(periodic)
         out.mkdir()
-        (result,) = process([item], known, 2, out, **options, progress=lambda item: lambda *step: None)
+        (result,) = process([item], job, out, progress=lambda item: lambda *step: None)
         assert result.error is None
         sr = read_image(out / "ramp.png")
         smooth = torch.linspace(0.1, 0.9, 96).view(1, 1, 96, 1)

@@ -6,19 +6,23 @@ from multiprocessing import get_context
 
 import numpy as np
 import pytest
-import scipy.ndimage
+import scipy.io
 import torch
+import torch.nn.functional as F
 from skimage.registration import phase_cross_correlation
 
 from blindsr.batch.inputs import find_items
 from blindsr.degradation import degrade
+from blindsr.images import read_image
 from blindsr.kernel_files import write_kernel
 from blindsr.kernels import random_kernels
 from blindsr.paths import pretrained_path
-from NonblindSR import usrnet
+from blindsr.restoration import restore
+from NonblindSR import schedule, usrnet
 from NonblindSR.evaluation import evaluate, read_known_kernel
+from NonblindSR.schedule import extend_schedule
 from NonblindSR.tiling import pretrained_nonblind
-from NonblindSR.training import PatchSource, USRNetSettings, identity_start, rmse, train
+from NonblindSR.training import CLEAN_SIGMA, PatchSource, USRNetSettings, identity_start, rmse, train
 from NonblindSR.usrnet import USRNet, blur_spectra, data_step, fold_spectrum, tile_spectrum
 
 
@@ -175,35 +179,38 @@ def test_shipped_weights_beat_interpolation(picture):
     assert (sr - picture).square().mean() < 0.5 * (bicubic - picture).square().mean()
 
 
-@pytest.mark.parametrize("scale_factor", [2, 3])
-def test_a_kernel_in_its_own_convention_gives_an_aligned_image(tmp_path, photograph, scale_factor):
-    """And the same check fails for the wrong convention, and for a kernel that is half a pixel off."""
-    hr = photograph[..., 60:204, 90:270]
-    kernel = random_kernels(1, scale_factor, torch.Generator().manual_seed(3))
-    lr = degrade(hr, kernel, scale_factor)
-    np.save(tmp_path / "kernelgan.npy", kernel[0, 0].flip(-2, -1))
-    half_off = scipy.ndimage.shift(kernel[0, 0].numpy(), (0.5, 0.0), order=3)
-    np.save(tmp_path / "half_off.npy", half_off)
-    nonblind = pretrained_nonblind(None, torch.device("cpu"))
-
-    def shift(name, convention):
-        sr = nonblind(lr, read_known_kernel(tmp_path / f"{name}.npy", convention), scale_factor, 0.0)
-        inside = (0, 1, slice(12, -12), slice(12, -12))
-        found, _, _ = phase_cross_correlation(hr[inside].numpy(), sr[inside].numpy(), upsample_factor=50)
-        return np.abs(found).max()
-
-    assert shift("kernelgan", "kernelgan") < 0.1
-    assert shift("kernelgan", "fkp") > 0.7
-    assert shift("half_off", "fkp") > 0.15
+@pytest.mark.parametrize("scale_factor", [2, 4])
+def test_kernels_of_kernelgans_release_are_used_as_they_are(cases, scale_factor):
+    """LR image and kernel by the release's formulas: the image lies over the original, and no flip is needed."""
+    kernel, aligned = read_known_kernel(cases / f"kernelgan_k_x{scale_factor}.mat", "auto", scale_factor)
+    assert aligned
+    lr = read_image(cases / f"kernelgan_lr_x{scale_factor}.png")
+    hr = read_image(cases / "align_hr.png")
+    sr = restore(pretrained_nonblind(None, torch.device("cpu")), lr, kernel, scale_factor, 0.0, "reflect")
+    inside = (slice(None), slice(None), slice(12, -12), slice(12, -12))
+    assert 10 * math.log10(1 / float((sr - hr)[inside].square().mean())) > {2: 31, 4: 26.5}[scale_factor]
+    found, _, _ = phase_cross_correlation(hr[inside].numpy()[0, 1], sr[inside].numpy()[0, 1], upsample_factor=50)
+    assert np.abs(found).max() < 0.1
 
 
 def test_known_kernels_sum_to_1_and_a_large_error_is_said(tmp_path, caplog):
-    kernel = torch.rand(1, 1, 5, 5, dtype=torch.float64)
-    kernel /= kernel.sum()
+    kernel = random_kernels(1, 2, torch.Generator().manual_seed(0)).double()
     for name, total in (("close", 1.005), ("far", 1.2)):
         write_kernel(tmp_path / f"{name}.mat", total * kernel)
-        torch.testing.assert_close(read_known_kernel(tmp_path / f"{name}.mat"), kernel.float())
+        found, _ = read_known_kernel(tmp_path / f"{name}.mat", "fkp", 2)
+        torch.testing.assert_close(found, kernel.float())
         assert (f"{name}.mat" in caplog.text) == (name == "far")
+
+
+def test_a_written_kernel_says_where_its_centre_lies(tmp_path):
+    kernel = random_kernels(1, 2, torch.Generator().manual_seed(0))
+    shifted = F.pad(kernel, (0, 4, 0, 4))  # by its centre of mass this one lies elsewhere
+    for centre in ("published", "aligned"):
+        write_kernel(tmp_path / "k.mat", shifted, centre)
+        assert scipy.io.loadmat(tmp_path / "k.mat")["Kernel"].shape == (15, 15)
+        found, aligned = read_known_kernel(tmp_path / "k.mat", "auto", 2)
+        torch.testing.assert_close(found, shifted)
+        assert aligned == (centre == "aligned")
 
 
 def test_bad_input_is_refused():
@@ -277,6 +284,57 @@ def test_the_network_is_told_kernels_of_the_settings_and_slightly_wrong_ones(pho
     mixed = draw(motion=0.5)[2]
     symmetric = (mixed[..., :-1, :-1] - mixed[..., :-1, :-1].flip(-2, -1)).abs().amax((-3, -2, -1)) < 1e-3
     assert 0.2 < symmetric.float().mean() < 0.8
+
+
+def test_photographs_are_told_with_their_noise(photos):
+    settings = replace(
+        SHORT, batch=64, scales=(2,), photographs=True, noise_free=0.4, sigma_max=50.0, kernel_error=0.15
+    )
+    source = PatchSource(photos, settings, torch.device("cpu"))
+    lr, hr, kernels, _, told = source.draw(torch.Generator().manual_seed(0))
+    for a, b in zip((lr, hr, kernels, told), source.draw(torch.Generator().manual_seed(0))[:3], strict=False):
+        assert torch.equal(a, b)
+    torch.testing.assert_close(255 * lr, (255 * lr).round(), atol=1e-4, rtol=0)
+    assert float((told <= CLEAN_SIGMA / 255).float().mean()) == pytest.approx(0.45, abs=0.15)
+    assert 25 / 255 < told.max() <= 50 / 255
+    torch.testing.assert_close(kernels.sum((-2, -1)), torch.ones(64, 1))
+
+
+def test_flat_patches_are_flat_and_their_noise_may_be_absent(photos):
+    settings = replace(SHORT, batch=64, scales=(2,), photographs=True, noise_free=0.4, sigma_max=50.0, flat=1.0)
+    lr, hr, _, _, told = PatchSource(photos, settings, torch.device("cpu")).draw(torch.Generator().manual_seed(0))
+    fading = hr.std(dim=(2, 3)).amax(dim=1) > 1e-3
+    assert 0.25 < fading.float().mean() < 0.75
+    assert float(hr[~fading].std(dim=(2, 3)).max()) < 1e-5
+    noise = lr[~fading].std(dim=(2, 3)).amax(dim=1)
+    assert ((noise < 1e-3) & (told[~fading] > 10 / 255)).any()  # told of noise that is not there
+    assert ((noise > 10 / 255) & (told[~fading] > 5 / 255)).any()
+
+
+def test_a_training_on_photographs_resumes_exactly(tmp_path, photos, resumes_exactly):
+    settings = replace(SHORT, photographs=True, sigma_max=50.0, flat=0.2, kernel_error=0.1)
+    whole = train(photos, settings, tmp_path / "whole", torch.device("cpu"))
+    resumes_exactly(partial(train, photos, settings), whole, tmp_path / "part")
+    USRNet.from_pretrained(tmp_path / "part" / "usrnet_tiny_photo.pth")
+
+
+def test_the_schedule_goes_on_where_the_weights_end(monkeypatch):
+    monkeypatch.setattr(schedule, "STEPS", 1200)
+    net, trained = USRNet.from_pretrained(), USRNet.from_pretrained()
+    known, largest = 12 / 255, 50 / 255
+
+    def weights(of, level):
+        with torch.no_grad():
+            return of.h(torch.tensor([level, 4.0]).view(1, 2, 1, 1)).flatten().split(of.iterations)
+
+    assert (weights(trained, largest)[0] < 10 * weights(trained, known)[0])[:3].all()  # as shipped, they do not
+    extend_schedule(net.h.requires_grad_(), known, largest, torch.Generator().manual_seed(0))
+    for level in (0.0, 1 / 255, 5 / 255, 11 / 255):
+        for now, before in zip(weights(net, level), weights(trained, level), strict=True):
+            torch.testing.assert_close(now, before, rtol=0.15, atol=0)
+    (alpha, beta), (before, level) = weights(net, largest), weights(trained, known)
+    torch.testing.assert_close(alpha / before, torch.full((6,), (largest / known) ** 2), rtol=0.3, atol=0)
+    assert (beta > 0.9 * level).all()
 
 
 def test_the_root_mean_squared_error_is_each_patch_s_own():

@@ -1,5 +1,6 @@
 """Where a dataset's HR images, LR images and kernels lie, and how the latter two are made."""
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blindsr.images import is_image_name
-from blindsr.paths import DATA
+from blindsr.paths import data_folder, shipped_dataset
 
 __all__ = [
     "Item",
@@ -42,9 +43,10 @@ def dataset_folder(dataset: str) -> Path:
     Raises:
         FileNotFoundError: neither exists.
     """
-    named = DATA / "datasets" / dataset
+    named = data_folder() / "datasets" / dataset
     a_path = dataset in (".", "..") or len(Path(dataset).parts) > 1
-    for folder in (Path(dataset), named) if a_path else (named, Path(dataset)):
+    shipped = shipped_dataset(dataset)
+    for folder in (Path(dataset), named, shipped) if a_path else (named, shipped, Path(dataset)):
         if dataset and folder.is_dir():
             return folder.resolve()
     raise FileNotFoundError(
@@ -92,17 +94,39 @@ def find_items(dataset: str, model: str, scale_factor: int) -> list[Item]:
             f"'cd data && python prepare_dataset.py --model {model} --sf {scale_factor} --dataset {dataset}'"
         )
     lr_paths = picture_paths(lr_folder)
-    hr_paths = {path.stem: path for path in (folder / "HR").glob("*") if is_image_name(path)}
-    kernels = folder / f"{model}_gt_k_x{scale_factor}"
+    hr_folder, kernel_folder = folder / "HR", folder / f"{model}_gt_k_x{scale_factor}"
+    hr_paths = [path for path in sorted(hr_folder.glob("*")) if is_image_name(path)]
+    hr_by_stem = _partners(lr_paths, hr_paths)
+    kernel_by_stem = _partners(lr_paths, sorted(kernel_folder.glob("*.mat")))
     return [
         Item(
             name=_plain_name(lr.stem),
             lr=lr,
-            hr=hr_paths.get(lr.stem, folder / "HR" / f"{lr.stem}.png"),
-            kernel=kernels / f"{lr.stem}.mat",
+            hr=hr_by_stem.get(lr.stem, hr_folder / f"{lr.stem}.png"),
+            kernel=kernel_by_stem.get(lr.stem, kernel_folder / f"{lr.stem}.mat"),
         )
         for lr in lr_paths
     ]
+
+
+def _partners(lr_paths: list[Path], others: list[Path]) -> dict[str, Path]:
+    """Of each LR picture's stem the file of the same stem; where no stem agrees, that of the same last number.
+
+    DIV2KRK, for one, calls its pictures ``im_1``, ``img_1`` and its kernels ``kernel_1``.
+    """
+    by_stem = {path.stem: path for path in others}
+    if by_stem.keys() & {lr.stem for lr in lr_paths}:
+        return by_stem
+    by_number = {_last_number(path): path for path in others}
+    numbers = {_last_number(lr) for lr in lr_paths}
+    if None in numbers or len(numbers) < len(lr_paths) or len(by_number) < len(others):
+        return {}
+    return {lr.stem: by_number[_last_number(lr)] for lr in lr_paths if _last_number(lr) in by_number}
+
+
+def _last_number(path: Path) -> int | None:
+    found = re.findall(r"\d+", path.stem)
+    return int(found[-1]) if found else None
 
 
 def input_items(paths: Sequence[Path]) -> list[Item]:
@@ -119,7 +143,9 @@ def input_items(paths: Sequence[Path]) -> list[Item]:
         if path.exists() or not any(sign in str(path) for sign in "*?["):
             found += picture_paths(path)
             continue
-        matches = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        # Folders that exist are meant as they are, brackets in their names included.
+        folder = next(parent for parent in path.parents if parent.is_dir())
+        matches = sorted(folder.glob(str(path.relative_to(folder))))
         matches = [match for match in matches if match.is_file() and is_image_name(match)]
         if not matches:
             raise FileNotFoundError(f"{path}: no picture matches this pattern")

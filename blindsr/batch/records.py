@@ -1,36 +1,40 @@
-"""What was done in a folder of results, a line for each picture: what may be skipped, and what may be replaced."""
+"""One record beside each result, <image>.json: what was made of which input with which settings.
+
+It is written last and whole: a picture without it is not finished. Until then all files of a picture lie in a hidden
+folder. The record goes in there first, so that the next process can complete what a killed one left half in place.
+"""
 
 import hashlib
 import json
 import os
 import shutil
 import stat
-import time
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
+from filelock import FileLock, SoftFileLock, Timeout
+
 from blindsr.batch.inputs import Item
+from blindsr.files import atomic_write, move_file
 
-__all__ = ["ENDINGS", "RECORDS", "UNFINISHED", "Record", "Records", "hash_file", "hash_inputs", "read_records"]
+__all__ = ["ENDINGS", "Record", "Records", "hash_file", "hash_inputs", "read_record", "record_path"]
 
-RECORDS = "results.jsonl"
-"""Name of the file of records in a folder of results."""
-ENDINGS = (".png", ".mat", "_kernel.png", "_search.png")
+ENDINGS = (".png", ".jpg", ".webp", ".tif", ".mat", "_kernel.png", "_search.png")
 """What follows a picture's name in the names of its results; see :func:`blindsr.batch.run.process`."""
 UNFINISHED = ".unfinished-"
-"""Prefix of the hidden folders that results lie in until all of a picture's are there."""
+"""Prefix of the hidden folder that a picture's results lie in until all of them are there."""
+JOURNAL = "record.json"
+"""Name of the record in that folder."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What became of one picture, as one line of ``results.jsonl`` says it."""
+    """What became of one picture."""
 
-    state: Literal["started", "finished", "failed"]
-    """Started: its files were about to be put into the folder. The last record of a picture counts."""
+    state: Literal["finished", "failed"]
     name: str
     """The picture's name, from which the names of its results follow."""
     input: str
@@ -38,9 +42,9 @@ class Record:
     inputs: dict[str, str | None]
     """SHA-256 of the files read: ``lr`` and, where there is a ground truth, ``hr`` and ``kernel``."""
     settings: dict[str, Any]
-    """What decides the result."""
+    """What decides the result: the settings as they took effect."""
     run: dict[str, Any]
-    """What else was the case: versions, device, names of weights."""
+    """Run metadata: versions, device, names of weights."""
     files: dict[str, str] = field(default_factory=dict)
     """Name → SHA-256 of the files written."""
     result: dict[str, Any] = field(default_factory=dict)
@@ -50,9 +54,7 @@ class Record:
 
 
 class Records:
-    """The records of one folder, as one run reads and writes them; a context that is entered to write.
-
-    Several processes can write to one folder: lines never mix. They do not share the work.
+    """The records of one folder, as one run reads and writes them. Several processes may fill one folder.
 
     Args:
         folder: of the results; it exists.
@@ -73,63 +75,45 @@ class Records:
         overwrite: bool = False,
     ) -> None:
         self.folder = folder
-        self.path = folder / RECORDS
         self.settings: dict[str, Any] = json.loads(json.dumps(settings, default=str))  # as it will be read back
         self.run = dict(run)
         self.resume = resume
         self.overwrite = overwrite
-        self._records = read_records(self.path)
-        self._descriptor = -1
-
-    def __enter__(self) -> "Records":
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
-        try:
-            self._descriptor = os.open(self.path, flags, 0o666)
-        except OSError as error:
-            raise ValueError(
-                f"{self.path}: cannot be written to ({error.strerror}); choose another folder"
-            ) from error
-        # Every run holds a shared lock, which ends with its process: who gets an exclusive one is alone, and what is
-        # unfinished then was left behind.
-        if _lock(self._descriptor, exclusive=True):
-            for left in self.folder.glob(f"{UNFINISHED}*"):
-                shutil.rmtree(left, ignore_errors=True)
-        _lock(self._descriptor, exclusive=False)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        os.close(self._descriptor)
-        self._descriptor = -1
 
     def require_replaceable(self, item: Item) -> None:
         """Check that the folder holds nothing under the names of ``item``'s results but what this run may replace.
 
-        That is what the same settings made of the same input, finished or not; with ``overwrite``, anything.
+        That is what the same settings made of the same input; with ``overwrite``, anything.
 
         Raises:
             ValueError: it does; says what, and how to go on.
         """
-        if self.overwrite:
-            return
+        if not self.overwrite and self._refusal(item):
+            with self.claim(item) as made:  # completes what a killed process left
+                refusal = None if made is None else self._refusal(item)
+            if refusal:
+                raise ValueError(f"{refusal}; choose another folder with -o, or replace it with --overwrite")
+
+    def _refusal(self, item: Item) -> str | None:
+        """What lies in the way of ``item``'s results, and why it may not be replaced."""
         found = self._existing(item)
-        if not found:
-            return
-        inputs = hash_inputs(item)
+        path = record_path(self.folder, item.name)
+        record = read_record(path)
+        if record is None and os.path.lexists(path):
+            found[path.name] = None
+        inputs = hash_inputs(item) if found else {}
         for file, digest in found.items():
-            makers = [record for record in self._records[item.name] if digest and record.files.get(file) == digest]
-            if any(self._is_own(record, inputs) for record in makers):
-                continue
-            if not makers:
-                why = f"no record in {RECORDS} accounts for this file"
-            elif makers[-1].settings != self.settings:
-                why = f"a result of other settings ({_difference(makers[-1].settings, self.settings)})"
-            else:
-                why = f"the result of another input, or {item.lr} or its ground truth has changed since"
-            raise ValueError(
-                f"{self.folder / file}: {why}; choose another folder with -o, or replace it with --overwrite"
-            )
+            if record is None or digest is None or record.files.get(file) != digest:
+                return f"{self.folder / file}: no record accounts for this file"
+            if record.settings != self.settings:
+                difference = _difference(record.settings, self.settings)
+                return f"{self.folder / file}: a result of other settings ({difference})"
+            if record.inputs != inputs:
+                return (
+                    f"{self.folder / file}: the result of another input, or {item.lr} or its ground truth has "
+                    "changed since"
+                )
+        return None
 
     def finished(self, item: Item, wanted: tuple[str, ...]) -> Record | None:
         """The record by which ``item`` need not be done again: same settings, same inputs, all files as they were.
@@ -140,59 +124,85 @@ class Records:
         Raises:
             OSError: one of them cannot be read.
         """
-        if not self.resume or not self._records[item.name]:
-            return None
-        found, inputs = self._existing(item), hash_inputs(item)
-        for record in reversed(self._records[item.name]):
-            if (
-                record.state == "finished"
-                and self._is_own(record, inputs)
-                and record.files.items() <= found.items()
-                and all(f"{item.name}{ending}" in record.files for ending in wanted)
-            ):
-                return record
+        record = read_record(record_path(self.folder, item.name)) if self.resume else None
+        if (
+            record is not None
+            and record.state == "finished"
+            and record.settings == self.settings
+            and record.inputs == hash_inputs(item)
+            and record.files.items() <= self._existing(item).items()
+            and all(f"{item.name}{ending}" in record.files for ending in wanted)
+        ):
+            return record
         return None
 
-    def store(self, item: Item, inputs: dict[str, str | None], made: Path, result: Mapping[str, Any]) -> None:
-        """Put the results that lie in the folder ``made`` into place and record them.
+    @contextmanager
+    def claim(self, item: Item) -> Iterator[Path | None]:
+        """Claim a picture before work on it, and complete what a killed process left of it.
 
-        Killed half way, it leaves a record by which the next run knows its own files.
+        A claim ends with the process that holds it.
+
+        Yields:
+            An empty folder for its files, or None where another process works on the picture.
+        """
+        lock = self.folder / f".{item.name}.lock"
+        try:
+            with _locked(lock):
+                made = self.folder / f"{UNFINISHED}{item.name}"
+                if made.is_dir() and not self._place(made):
+                    shutil.rmtree(made, ignore_errors=True)
+                made.mkdir()
+                try:
+                    yield made
+                finally:
+                    shutil.rmtree(made, ignore_errors=True)
+                    lock.unlink(missing_ok=True)
+        except Timeout:
+            yield None
+
+    def store(self, item: Item, inputs: dict[str, str | None], made: Path, result: Mapping[str, Any]) -> None:
+        """Put the results that lie in the folder ``made`` into place, and the record after them.
 
         Raises:
             ValueError: files that must not be replaced have appeared meanwhile.
             OSError: a file cannot be put into place, or the record not be written.
         """
-        try:
-            self.require_replaceable(item)
-        except ValueError:
-            self._records = read_records(self.path)  # another process may have done the same meanwhile
-            self.require_replaceable(item)
+        if not self.overwrite and (refusal := self._refusal(item)):
+            raise ValueError(f"{refusal}, and appeared meanwhile; choose another folder with -o")
         files = {path.name: hash_file(path) for path in sorted(made.iterdir())}
-        # Results of other settings that have no successor among these would look as if they belonged to them.
-        stale = [
-            file
-            for file, digest in self._existing(item).items()
-            if file not in files and any(record.files.get(file) == digest for record in self._records[item.name])
-        ]
-        record = self._record("started", item, inputs, files=files)
-        self._append(record)
-        for file in files:
-            (made / file).replace(self.folder / file)
-        for file in stale:
-            (self.folder / file).unlink()
-        self._append(replace(record, state="finished", result=dict(result)))
+        _write_record(made / JOURNAL, self._record("finished", item, inputs, files=files, result=dict(result)))
+        self._place(made)
 
     def fail(self, item: Item, inputs: dict[str, str | None], error: str) -> None:
-        """Record why there is no result."""
-        self._append(self._record("failed", item, inputs, error=error))
+        """Record why there is no result; a result that is there keeps its record."""
+        path = record_path(self.folder, item.name)
+        if self._existing(item) or (os.path.lexists(path) and read_record(path) is None):
+            return
+        _write_record(path, self._record("failed", item, inputs, error=error))
+
+    def _place(self, made: Path) -> bool:
+        """Move the files of a picture into place, the record last. False where its files were not complete yet."""
+        record = read_record(made / JOURNAL)
+        if record is None:
+            return False
+        path = record_path(self.folder, record.name)
+        earlier = read_record(path)
+        # Results of other settings that have no successor among these would look as if they belonged to them.
+        for file, digest in (earlier.files if earlier is not None else {}).items():
+            old = self.folder / file
+            if file not in record.files and Path(file).name == file and old.is_file() and hash_file(old) == digest:
+                old.unlink()
+        for file in record.files:
+            if Path(file).name == file and (made / file).exists():
+                move_file(made / file, self.folder / file)
+        move_file(made / JOURNAL, path)
+        shutil.rmtree(made, ignore_errors=True)
+        return True
 
     def _record(
-        self, state: Literal["started", "failed"], item: Item, inputs: dict[str, str | None], **fields: Any
+        self, state: Literal["finished", "failed"], item: Item, inputs: dict[str, str | None], **fields: Any
     ) -> Record:
         return Record(state, item.name, str(item.lr.absolute()), inputs, self.settings, self.run, **fields)
-
-    def _is_own(self, record: Record, inputs: dict[str, str | None]) -> bool:
-        return record.settings == self.settings and record.inputs == inputs
 
     def _existing(self, item: Item) -> dict[str, str | None]:
         """Name → SHA-256 of what lies where the results go; None for what is no plain file."""
@@ -203,34 +213,28 @@ class Records:
                 found[path.name] = hash_file(path) if stat.S_ISREG(path.lstat().st_mode) else None
         return found
 
-    def _append(self, record: Record) -> None:
-        line = json.dumps(asdict(record), default=str).encode() + b"\n"
-        # What a crash or a full disk left of a line must not swallow this one.
-        if _ends_within_a_line(self._descriptor):
-            line = b"\n" + line
-        # One write: the system appends it as a whole, whoever else appends.
-        if os.write(self._descriptor, line) < len(line):
-            raise OSError(f"{self.path}: the record could not be written; is the disk full?")
-        os.fsync(self._descriptor)
-        self._records[record.name].append(record)
+
+def record_path(folder: Path, name: str) -> Path:
+    """Where the record of the picture called ``name`` lies."""
+    return folder / f"{name}.json"
 
 
-def read_records(path: Path) -> dict[str, list[Record]]:
-    """The records of each picture, by its name, oldest first; none where there is no file.
+def read_record(path: Path) -> Record | None:
+    """The record in a file; None where there is no file, or no record in it.
 
-    Lines that are no records, such as one that a crash cut off, are passed over.
-
-    Raises:
-        ValueError: the file cannot be read.
+    Its texts are compared and shown. The names of its files are used as names in its own folder only.
     """
-    records: dict[str, list[Record]] = defaultdict(list)
-    if not os.path.lexists(path):
-        return records
-    if not stat.S_ISREG(path.lstat().st_mode):
-        raise ValueError(f"{path}: not a plain file, so no records are kept there; choose another folder with -o")
-    for record in _lines(path):
-        records[record.name].append(record)
-    return records
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return None
+        record = Record(**json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+    tables = (record.inputs, record.settings, record.run, record.files, record.result)
+    texts = (record.name, record.input, *record.files)
+    if not all(isinstance(table, dict) for table in tables) or not all(isinstance(text, str) for text in texts):
+        return None
+    return record
 
 
 def hash_file(path: Path) -> str:
@@ -259,27 +263,28 @@ def hash_inputs(item: Item) -> dict[str, str | None]:
     return {role: digest(path) for role, path in paths.items() if path is not None}
 
 
-def _lines(path: Path) -> Iterator[Record]:
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock that ends with this process.
+
+    Raises:
+        Timeout: another process holds it.
+    """
     try:
-        with path.open("rb") as file:
-            for line in file:
-                record = _parse(line)
-                if record is not None:
-                    yield record
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}); choose another folder with -o") from error
+        lock: FileLock | SoftFileLock = FileLock(path, blocking=False)
+        lock.acquire()
+    except NotImplementedError:  # a file system without locks; a claim of another machine's dead process stays
+        lock = SoftFileLock(path, blocking=False)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
-def _parse(line: bytes) -> Record | None:
-    """A line as a record, or None. Its texts are compared, and shown, but never used as paths."""
-    try:
-        record = Record(**json.loads(line))
-    except (ValueError, TypeError, RecursionError):
-        return None
-    tables = (record.inputs, record.settings, record.run, record.files, record.result)
-    if not isinstance(record.name, str) or not all(isinstance(table, dict) for table in tables):
-        return None
-    return record
+def _write_record(path: Path, record: Record) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(asdict(record), default=str, indent=1) + "\n", encoding="utf-8")
 
 
 def _difference(made_with: dict[str, Any], now: dict[str, Any]) -> str:
@@ -291,31 +296,3 @@ def _difference(made_with: dict[str, Any], now: dict[str, Any]) -> str:
                 return _difference(then, value)
             return f"{key} {str(then)[:16]}, now {str(value)[:16]}"
     return "none"
-
-
-def _ends_within_a_line(descriptor: int) -> bool:
-    """Whether the file's last line is cut off, and not just being written by another run (which takes no second)."""
-    for _ in range(100):
-        if _last_byte(descriptor) in (b"", b"\n"):
-            return False
-        time.sleep(0.01)
-    return True
-
-
-def _last_byte(descriptor: int) -> bytes:
-    size = os.lseek(descriptor, 0, os.SEEK_END)
-    if size == 0:
-        return b""
-    os.lseek(descriptor, size - 1, os.SEEK_SET)
-    return os.read(descriptor, 1)
-
-
-def _lock(descriptor: int, exclusive: bool) -> bool:
-    """Lock an open file until it is closed: exclusively if nobody holds it, or shared. False where that fails."""
-    try:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH)
-    except (ImportError, OSError):  # Windows; held by another process; a file system without locks
-        return False
-    return True

@@ -1,4 +1,4 @@
-"""Estimate, super-resolve, save, score, record: over one image or a folder, with any estimator."""
+"""Estimate, super-resolve, save, score, record: one picture after the other, with any estimator."""
 
 import contextlib
 import math
@@ -16,19 +16,39 @@ import torch
 from torch import Tensor
 
 from blindsr.batch.inputs import Item
-from blindsr.batch.records import UNFINISHED, Records, hash_inputs
+from blindsr.batch.records import Record, Records, hash_inputs
 from blindsr.degradation import modcrop
-from blindsr.estimation import Estimator, NonblindSR, OnStep
+from blindsr.doubts import doubts
+from blindsr.estimation import Estimate, Estimator, NoiseEstimator, NonblindSR, OnStep, place
 from blindsr.figures import save_kernel_comparison, save_search
+from blindsr.files import move_file
 from blindsr.images import read_image, read_picture, to_uint8, write_like
 from blindsr.kernel_files import read_kernel, write_kernel
 from blindsr.metrics import kernel_psnr, psnr_ssim_y
-from blindsr.restoration import restore
+from blindsr.restoration import Padding, restore
 
-__all__ = ["Result", "process"]
+__all__ = ["Job", "Result", "process"]
 
 CURVE = 100
 """Most points of a loss curve that a result keeps."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is done to each picture."""
+
+    estimator: Estimator
+    scale_factor: int
+    device: torch.device
+    nonblind: NonblindSR | None = None
+    """Without it the estimator's own image, if any, is the result."""
+    sigma: float | NoiseEstimator = 0.0
+    """Noise level that ``nonblind`` is told, in image range, or what reads it off each picture."""
+    photograph: bool = False
+    """Whether the pictures are photographs, not laboratory data: aligned, without a periodic boundary."""
+    seed: int = 0
+    verbose: bool = False
+    """Also draw the search."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +65,14 @@ class Result:
     """Wall-clock time of the estimation."""
     sr_seconds: float | None = None
     """Wall-clock time of the non-blind network, where it was asked for."""
+    sigma: float | None = None
+    """Noise level that the non-blind network was told, in grey levels of 255."""
     expected_error: float | None = None
     """Error to expect of the kernel's covariance, relative to it, where the estimator knows."""
     converged: bool | None = None
     """Whether the kernel had converged, where the estimator checks that."""
     relative_change: float | None = None
-    """How far the search took the kernel from its start, relative to that."""
+    """‖k − k₀‖/‖k₀‖ of the kernel against the search's start."""
     losses: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     """Loss curves, of the kernel and where there is one of the critic: (iteration, loss), at most :data:`CURVE`."""
     notes: tuple[str, ...] = ()
@@ -58,21 +80,16 @@ class Result:
     error: str | None = None
     """Why there is no result, in one line."""
     earlier: bool = False
-    """Whether an earlier run did it, with the same settings."""
+    """Whether an earlier run did it, or another process meanwhile, with the same settings."""
+    claimed: bool = False
+    """Whether another process is at work on it."""
 
 
 def process(
     items: list[Item],
-    estimator: Estimator,
-    scale_factor: int,
+    job: Job,
     folder: Path,
     *,
-    device: torch.device,
-    seed: int,
-    nonblind: NonblindSR | None = None,
-    sigma: float = 0.0,
-    periodic: bool = True,
-    verbose: bool = False,
     progress: Callable[[Item], OnStep] | None = None,
     records: Records | None = None,
 ) -> Iterator[Result]:
@@ -80,109 +97,116 @@ def process(
 
     Writes ``<name>.png`` (the image, of the picture's depth, with its alpha channel and colour profile),
     ``<name>.mat`` (the kernel) and ``<name>_kernel.png`` (a picture of the kernel, beside the true one where that is
-    known) into ``folder``, which exists; if ``verbose`` also ``<name>_search.png`` (the kernel along the way, and the
-    losses). They appear once all of them are made.
+    known) into ``folder``, which exists; if ``job.verbose`` also ``<name>_search.png`` (the kernel along the way, and
+    the losses). They appear once all of them are made.
 
     Args:
-        estimator: see :class:`blindsr.estimation.Estimator`.
-        nonblind: see :class:`blindsr.estimation.NonblindSR`; without it the estimator's own image, if any, is the
-            result.
-        sigma: noise level that ``nonblind`` is told, in image range.
-        periodic: whether the pictures have a periodic boundary, as those of prepared data sets do. Others are
-            mirrored at their borders for ``nonblind``, which takes them for periodic.
         progress: called with each item; returns what is called after each step on it, of the estimator and then of
-            ``nonblind``.
-        records: of ``folder``, entered: says what need not be done again, and takes down what was done. Without it
-            everything is done, and what was there is replaced.
+            the non-blind network.
+        records: of ``folder``: says what need not be done again, and takes down what was done. Without it everything
+            is done, and what was there is replaced.
     """
     for item in items:
-        inputs: dict[str, str | None] = {}
         try:
-            result = None if records is None else _earlier(item, records, verbose)
-            if result is None:
-                # A folder beside the results: what a killed process leaves is never taken for a result.
-                with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as name:
-                    made = Path(name)
-                    inputs = {} if records is None else hash_inputs(item)
-                    on_step = progress(item) if progress is not None else None
-                    result = _make(
-                        item, estimator, scale_factor, made, device, seed, nonblind, sigma, periodic, verbose, on_step
-                    )
-                    if records is not None:
-                        records.store(item, inputs, made, _fields(result))
-                    else:
-                        for path in made.iterdir():
-                            path.replace(folder / path.name)
+            yield _process_one(item, job, folder, progress, records)
         except Exception as error:  # whatever a picture brings about, the others are done
-            result = Result(item=item, error=_one_line(item, error))
+            message = _one_line(item, error)
             if records is not None:
                 with contextlib.suppress(OSError):  # on a full disk there is no room for the record either
-                    records.fail(item, inputs, result.error or "")
-        yield result
+                    records.fail(item, hash_inputs(item), message)
+            yield Result(item=item, error=message)
 
 
-def _make(
-    item: Item,
-    estimator: Estimator,
-    scale_factor: int,
-    folder: Path,
-    device: torch.device,
-    seed: int,
-    nonblind: NonblindSR | None,
-    sigma: float,
-    periodic: bool,
-    verbose: bool,
-    on_step: OnStep | None,
+def _process_one(
+    item: Item, job: Job, folder: Path, progress: Callable[[Item], OnStep] | None, records: Records | None
 ) -> Result:
+    def make(made: Path) -> Result:
+        return _make(item, job, made, progress(item) if progress is not None else None)
+
+    if records is None:
+        with tempfile.TemporaryDirectory(dir=folder) as name:
+            result = make(Path(name))
+            for path in Path(name).iterdir():
+                move_file(path, folder / path.name)
+        return result
+    earlier = _earlier(item, records, job.verbose)
+    if earlier is not None:
+        return earlier
+    with records.claim(item) as made:
+        if made is None:
+            return Result(item=item, claimed=True)
+        earlier = _earlier(item, records, job.verbose)  # another process may have done it meanwhile
+        if earlier is not None:
+            return earlier
+        inputs = hash_inputs(item)
+        result = make(made)
+        records.store(item, inputs, made, _fields(result))
+    return result
+
+
+def _make(item: Item, job: Job, folder: Path, on_step: OnStep | None) -> Result:
     """Read, estimate, super-resolve and score one item, and write what comes of it into ``folder``."""
-    hr, true_kernel = _read_truth(item, scale_factor)
+    hr, true_kernel = _read_truth(item, job.scale_factor)
     picture = read_picture(item.lr)
-    lr = picture.image.to(device)
-    if hr is not None and hr.shape[:2] != tuple(side * scale_factor for side in lr.shape[2:]):
+    lr = picture.image.to(job.device)
+    if hr is not None and hr.shape[:2] != tuple(side * job.scale_factor for side in lr.shape[2:]):
         raise ValueError(
-            f"{item.lr}: {lr.shape[3]}×{lr.shape[2]} pixels at x{scale_factor} do not match "
+            f"{item.lr}: {lr.shape[3]}×{lr.shape[2]} pixels at x{job.scale_factor} do not match "
             f"{item.hr} ({hr.shape[1]}×{hr.shape[0]}); prepare the dataset again"
         )
-    estimate = estimator(lr, scale_factor, seed=seed, on_step=on_step)
-    image, sr_seconds = estimate.image, None
-    if nonblind is not None:
-        began = time.perf_counter()
-        image = restore(nonblind, lr, estimate.kernel, scale_factor, sigma, periodic, on_step).cpu()
-        sr_seconds = time.perf_counter() - began
+    estimate = job.estimator(lr, job.scale_factor, seed=job.seed, on_step=on_step)
+    estimate = place(estimate, job.scale_factor, job.photograph)
+    image, sigma, sr_seconds = estimate.image, None, None
+    if job.nonblind is not None:
+        image, sigma, sr_seconds = _restore(lr, estimate, job, job.nonblind, on_step)
     psnr, ssim = (None, None)
     if hr is not None and image is not None:
-        psnr, ssim = psnr_ssim_y(to_uint8(image), hr, scale_factor)
-    kernel_score = None if true_kernel is None else kernel_psnr(estimate.kernel, true_kernel)
+        psnr, ssim = psnr_ssim_y(to_uint8(image), hr, job.scale_factor)
     losses = {"kernel": estimate.losses, "critic": estimate.critic_losses}
     losses = {name: values for name, values in losses.items() if values}
-    notes = estimate.notes
-    if estimate.uncertain:
-        doubt = f"uncertain: too little of the blur shows (its variances ± {estimate.expected_error:.0%})"
-        notes = (doubt, *notes)
-    write_kernel(folder / f"{item.name}.mat", estimate.kernel)
-    kernels = {"estimated": estimate.kernel}
-    if true_kernel is not None:
-        kernels = {"true": true_kernel, **kernels}
-    save_kernel_comparison(folder / f"{item.name}_kernel.png", kernels)
-    if verbose:
-        change = "" if estimate.relative_change is None else f"\nchange {estimate.relative_change:.1%}"
-        end = f"end{change}" if len(estimate.path) > 1 else "predicted"
-        save_search(folder / f"{item.name}_search.png", estimate.path, losses, end, estimate.kernel)
+    _write_kernel_files(folder, item, estimate, true_kernel, losses if job.verbose else None)
     if image is not None:
         write_like(folder / f"{item.name}.png", image, picture)
     return Result(
         item=item,
         psnr=psnr,
         ssim=ssim,
-        kernel_psnr=kernel_score,
+        kernel_psnr=None if true_kernel is None else kernel_psnr(estimate.kernel, true_kernel),
         seconds=estimate.seconds,
-        sr_seconds=sr_seconds,
         expected_error=estimate.expected_error,
         converged=estimate.converged,
         relative_change=estimate.relative_change,
         losses={name: _thinned(values) for name, values in losses.items()},
-        notes=notes,
+        notes=(*doubts(estimate, job.photograph, sigma), *estimate.notes),
+        sigma=sigma,
+        sr_seconds=sr_seconds,
     )
+
+
+def _restore(
+    lr: Tensor, estimate: Estimate, job: Job, nonblind: NonblindSR, on_step: OnStep | None
+) -> tuple[Tensor, float, float]:
+    """The non-blind network's image, on the CPU, the noise level it was told in grey levels, and its seconds."""
+    began = time.perf_counter()
+    sigma = job.sigma(lr) if callable(job.sigma) else job.sigma
+    padding: Padding = "reflect" if job.photograph else "none"
+    image = restore(nonblind, lr, estimate.kernel, job.scale_factor, sigma, padding, on_step).cpu()
+    return image, 255 * sigma, time.perf_counter() - began
+
+
+def _write_kernel_files(
+    folder: Path, item: Item, estimate: Estimate, true_kernel: Tensor | None, losses: dict[str, list[float]] | None
+) -> None:
+    """The kernel, a picture of it and, with ``losses``, one of the search."""
+    write_kernel(folder / f"{item.name}.mat", estimate.kernel, "aligned" if estimate.aligned else "published")
+    kernels = {"estimated": estimate.kernel}
+    if true_kernel is not None:
+        kernels = {"true": true_kernel, **kernels}
+    save_kernel_comparison(folder / f"{item.name}_kernel.png", kernels)
+    if losses is not None:
+        change = "" if estimate.relative_change is None else f"\nchange {estimate.relative_change:.1%}"
+        end = f"end{change}" if len(estimate.path) > 1 else "predicted"
+        save_search(folder / f"{item.name}_search.png", estimate.path, losses, end, estimate.kernel)
 
 
 def _thinned(values: list[float]) -> list[tuple[int, float]]:
@@ -191,7 +215,7 @@ def _thinned(values: list[float]) -> list[tuple[int, float]]:
     return [(int(index) + 1, float(f"{values[index]:.4g}")) for index in chosen]
 
 
-_NUMBERS = ("psnr", "ssim", "kernel_psnr", "seconds", "sr_seconds", "expected_error", "relative_change")
+_NUMBERS = ("psnr", "ssim", "kernel_psnr", "seconds", "sr_seconds", "sigma", "expected_error", "relative_change")
 
 
 def _fields(result: Result) -> dict[str, Any]:
@@ -204,12 +228,15 @@ def _fields(result: Result) -> dict[str, Any]:
 
 
 def _earlier(item: Item, records: Records, verbose: bool) -> Result | None:
-    """The result that an earlier run recorded; None where ``item`` is still to do."""
+    """The result that a record tells of; None where ``item`` is still to do."""
     record = records.finished(item, (".mat", "_kernel.png", *(["_search.png"] if verbose else [])))
-    if record is None:
-        return None
+    return None if record is None else _from_record(item, record)
+
+
+def _from_record(item: Item, record: Record) -> Result | None:
+    """A finished record as a result; None where it is none of ours, whatever it says."""
+    values = record.result
     try:
-        values = {"sr_seconds": None, "losses": {}, **record.result}  # the first records had neither
         fields: dict[str, Any] = {name: None if values[name] is None else float(values[name]) for name in _NUMBERS}
         if fields["seconds"] is None or (fields["psnr"] is None) != (fields["ssim"] is None):
             return None
@@ -219,7 +246,7 @@ def _earlier(item: Item, records: Records, verbose: bool) -> Result | None:
         }
         return Result(item=item, **fields, converged=values["converged"], earlier=True)
     except (AttributeError, KeyError, TypeError, ValueError):
-        return None  # not a record of ours, whatever it says
+        return None
 
 
 def _one_line(item: Item, error: Exception) -> str:

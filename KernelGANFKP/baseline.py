@@ -1,0 +1,92 @@
+"""The search of KernelGAN, the baseline, with the schedule of its release."""
+
+from collections import deque
+
+import torch
+from torch import Tensor
+
+from blindsr.estimation import SearchLog
+from KernelGANFKP.crops import PatchSource
+from KernelGANFKP.losses import bicubic_loss, kernel_losses, post_process
+from KernelGANFKP.networks import Discriminator, LinearGenerator
+from KernelGANFKP.search import WINDOW, converged, downsample
+from KernelGANFKP.settings import GANSettings
+
+__all__ = ["GeneratorSearch"]
+
+
+class GeneratorSearch:
+    """One search.
+
+    Args:
+        patches: of the image, in [−1, 1].
+        generator: draws the weights, and everything else.
+        device: of the patches.
+    """
+
+    def __init__(
+        self, patches: PatchSource, settings: GANSettings, generator: torch.Generator, device: torch.device
+    ) -> None:
+        self.patches, self.settings, self.generator, self.device = patches, settings, generator, device
+        self.downsampler = LinearGenerator(generator).to(device)
+        self.discriminator = Discriminator(generator).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizers = [
+            torch.optim.Adam(self.downsampler.parameters(), lr=settings.kernel_rate, betas=(0.5, 0.999)),
+            torch.optim.Adam(self.discriminator.parameters(), lr=settings.critic_rate, betas=(0.5, 0.999)),
+        ]
+        self.weights = {"sum": 0.5, "boundary": 0.5, "centre": 0.0, "sparsity": 0.0}
+        self.bicubic_weight = 5.0
+
+    def run(self, log: SearchLog) -> tuple[Tensor, bool]:
+        """The kernel found, and whether it had converged."""
+        schedules = [torch.optim.lr_scheduler.StepLR(optimizer, 750) for optimizer in self.optimizers]
+        count = self.settings.batch
+        below = torch.zeros((), dtype=torch.int64, device=self.device)  # how often in a row the bicubic loss was low
+        moving: deque[Tensor] = deque(maxlen=2 * WINDOW)
+        for iteration in range(self.settings.iterations):
+            large, real = (crops.draw(count, self.generator) for crops in (self.patches.large, self.patches.small))
+            kernel = self.downsampler.kernel()
+            log.kernel(kernel)
+            moving.append(kernel.detach())
+            fake = downsample(large, kernel)
+            bicubic = bicubic_loss(large, fake)
+            loss = self._generator_step(kernel, fake, bicubic)
+            critic_loss = self._discriminator_step(real, fake.detach())
+            for schedule in schedules:
+                schedule.step()
+            below = torch.where(bicubic.detach() < 0.4, below + 1, torch.where(below >= 3, below, 0))
+            if iteration % 200 == 0 and int(below) >= 3:
+                self._loosen()
+            log.step(loss, critic_loss)
+        with torch.no_grad():
+            kernel = self.downsampler.kernel()
+        log.kernel(kernel, last=True)
+        return post_process(kernel), converged(moving)
+
+    def _noisy(self, patches: Tensor) -> Tensor:
+        return patches + torch.randn(patches.shape, generator=self.generator).to(patches.device) / 255
+
+    def _generator_step(self, kernel: Tensor, fake: Tensor, bicubic: Tensor) -> Tensor:
+        self.optimizers[0].zero_grad(set_to_none=True)
+        score = self.discriminator(self._noisy(fake))
+        loss = (1 - score).abs().mean() + self.bicubic_weight * bicubic
+        for name, value in kernel_losses(kernel).items():
+            loss = loss + self.weights[name] * value
+        loss.backward(inputs=list(self.downsampler.parameters()))
+        self.optimizers[0].step()
+        return loss
+
+    def _discriminator_step(self, real: Tensor, fake: Tensor) -> Tensor:
+        self.optimizers[1].zero_grad(set_to_none=True)
+        on_real, on_fake = self.discriminator(self._noisy(real)), self.discriminator(self._noisy(fake))
+        loss = 0.5 * ((1 - on_real).abs().mean() + on_fake.abs().mean())
+        loss.backward()
+        self.optimizers[1].step()
+        return loss
+
+    def _loosen(self) -> None:
+        """The release's schedule: less bicubic, then what a kernel should look like."""
+        if self.bicubic_weight > 5e-6:
+            self.bicubic_weight = max(self.bicubic_weight / 100, 5e-6)
+            if self.bicubic_weight < 5e-3:
+                self.weights["centre"], self.weights["sparsity"] = 1.0, 5.0

@@ -1,0 +1,254 @@
+"""What blind super-resolution gains over bicubic enlargement on photographs, by what happened to them.
+
+The photographs are made here, with NumPy, SciPy and Pillow and none of the project's own degradation: a Gaussian
+blur over the middle of each block of pixels, mirrored borders, noise, rounding, JPEG. Take photographs that no
+training saw: those of BSDS500 that the trainings hold out (the last by name).
+
+python benchmarks/photographs.py --images BSDS500/
+"""
+
+import io
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+import tyro
+from PIL import Image
+from scipy import ndimage
+from torch import Tensor
+
+from blindsr.command import parse, run
+from blindsr.images import is_image_name, to_uint8
+from blindsr.kernels import variance_range
+from blindsr.metrics import psnr_ssim_y
+from blindsr.restoration import restore
+from KernelPredictor import KernelPredictor
+from KernelPredictor.predictor import PIXEL_VARIANCE, Prediction
+from NonblindSR.tiling import pretrained_nonblind
+
+Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float64]
+
+WEIGHTS = np.array([0.299, 0.587, 0.114])
+"""Luma of ITU-R BT.601."""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What happens to a picture after the blur."""
+
+    name: str
+    sigma: float = 0.0
+    """Standard deviation of the noise in grey levels; at mid-grey, where it depends on brightness."""
+    poisson: bool = False
+    """Whether it does: variance σ²·(0.1 + 0.9·x/½)."""
+    quality: int | None = None
+    """Of JPEG (4:2:0), or none."""
+
+
+DAMAGES = (
+    Damage("clean"),
+    Damage("JPEG 95", quality=95),
+    Damage("JPEG 75", quality=75),
+    Damage("JPEG 40", quality=40),
+    Damage("σ 5", sigma=5),
+    Damage("σ 10, JPEG 90", sigma=10, quality=90),
+    Damage("σ 15", sigma=15),
+    Damage("σ 20, JPEG 75", sigma=20, quality=75),
+    Damage("σ 40", sigma=40),
+    Damage("Poisson σ 10", sigma=10, poisson=True),
+    Damage("Poisson σ 17, JPEG 90", sigma=17, poisson=True, quality=90),
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``python benchmarks/photographs.py`` takes."""
+
+    images: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """Folder of photographs; the last --held-out by name are taken."""
+    held_out: int = 40
+    """As in the trainings."""
+    pictures: int = 3
+    """Photographs for each kind of damage, each kind's begin where the last one's end."""
+    scales: tuple[int, ...] = (2, 4)
+    """Scale factors."""
+    predictor: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Weights of the kernel predictor; without it, the shipped ones."""
+    nonblind: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Weights of USRNet; without it, the shipped ones."""
+    sigma: float = 10.0
+    """Noise level told, in grey levels, where the predictor's weights tell none."""
+    oracles: bool = True
+    """Also with the true noise level, with the true kernel, and with both."""
+    results: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Where each picture's figures go, a line of JSON each."""
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A picture made from a photograph, with all that is known of it."""
+
+    hr: Pixels
+    """H×W×3, multiples of the scale factor."""
+    lr: Pixels
+    """h×w×3."""
+    covariance: Floats
+    """Of the blur, 2×2, HR pixels², x first."""
+    kernel: Floats
+    """k×k, by correlation, its middle over the middle of a block."""
+    sigma: float
+    """The white noise, in grey levels, that leaves as much error in the luma."""
+
+
+def gaussian(covariance: Floats, scale_factor: int) -> Floats:
+    """The kernel of that covariance that puts each LR pixel over the middle of its s×s block."""
+    half = math.ceil(4 * math.sqrt(np.linalg.eigvalsh(covariance)[-1]) + scale_factor / 2)
+    offset = np.arange(-half, half + 1) - (scale_factor - 1) / 2
+    precision = np.linalg.inv(covariance)
+    x, y = offset[None, :], offset[:, None]
+    kernel = np.exp(-0.5 * (precision[0, 0] * x * x + 2 * precision[0, 1] * x * y + precision[1, 1] * y * y))
+    return kernel / kernel.sum()
+
+
+def make(path: Path, damage: Damage, scale_factor: int, seed: int) -> Photograph:
+    """Blur, shrink and damage a photograph."""
+    rng = np.random.default_rng(seed)
+    with Image.open(path) as file:
+        hr = np.asarray(file.convert("RGB"))
+    height, width = (length - length % scale_factor for length in hr.shape[:2])
+    hr = hr[:height, :width]
+    low, high = variance_range(scale_factor)
+    angle = rng.uniform(0, math.pi)
+    axes = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    covariance = axes @ np.diag(rng.uniform(low, high, 2)) @ axes.T
+    kernel = gaussian(covariance, scale_factor)
+    planes = [ndimage.correlate(hr[:, :, c].astype(np.float64), kernel, mode="mirror") for c in range(3)]
+    clean = np.stack(planes, axis=-1)[::scale_factor, ::scale_factor]
+    variance = 0.1 + 0.9 * clean / 127.5 if damage.poisson else np.ones_like(clean)
+    noisy = clean + damage.sigma * np.sqrt(variance.clip(0)) * rng.standard_normal(clean.shape)
+    lr = np.rint(noisy.clip(0, 255)).astype(np.uint8)
+    if damage.quality is not None:
+        memory = io.BytesIO()
+        Image.fromarray(lr).save(memory, "JPEG", quality=damage.quality, subsampling="4:2:0")
+        lr = np.asarray(Image.open(memory).convert("RGB"))
+    error = ((lr - clean) @ WEIGHTS).std()
+    return Photograph(hr, lr, covariance, kernel, float(error / np.linalg.norm(WEIGHTS)))
+
+
+def over_the_photograph(kernel: Tensor, scale_factor: int) -> Tensor:
+    """A predicted kernel, centred at (k − s)/2, moved by s − 1 pixels to where a photograph has it."""
+    room = 2 * (scale_factor - 1)
+    return F.pad(kernel, (room, 0, room, 0))
+
+
+def as_tensor(pixels: Pixels) -> Tensor:
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None].float() / 255
+
+
+def kernel_error(prediction: Prediction, truth: Floats, scale_factor: int) -> float:
+    """Frobenius norm of the error of log(Σ/s² + I/12), read off the kernel that is used."""
+    kernel = prediction.kernel[0, 0].double().numpy()
+    y, x = np.mgrid[: len(kernel), : len(kernel)]
+    y, x = (axis - (kernel * axis).sum() for axis in (y, x))
+    found = np.array([[(kernel * a * b).sum() for a in (x, y)] for b in (x, y)])
+
+    def log(covariance: Floats) -> Floats:
+        values, vectors = np.linalg.eigh(covariance / scale_factor**2 + PIXEL_VARIANCE * np.eye(2))
+        return vectors @ np.diag(np.log(values)) @ vectors.T
+
+    return float(np.linalg.norm(log(found) - log(truth)))
+
+
+def measure(
+    photograph: Photograph,
+    scale_factor: int,
+    predictor: KernelPredictor,
+    nonblind: Callable[..., Tensor],
+    options: Options,
+) -> dict[str, Any]:
+    """Y-PSNR of each method on one picture, and what the predictor said of it."""
+    lr = as_tensor(photograph.lr)
+    prediction = predictor.predict(lr, scale_factor)
+    told = options.sigma / 255 if prediction.sigma is None else prediction.sigma
+    ours = over_the_photograph(prediction.kernel, scale_factor)
+    true_kernel = torch.from_numpy(photograph.kernel).float()[None, None]
+    true_sigma = photograph.sigma / 255
+
+    def psnr(pixels: Pixels) -> float:
+        return psnr_ssim_y(pixels, photograph.hr, scale_factor)[0]
+
+    def restored(kernel: Tensor, sigma: float) -> float:
+        return psnr(to_uint8(restore(nonblind, lr, kernel, scale_factor, sigma, "reflect")))
+
+    enlarged = Image.fromarray(photograph.lr).resize(photograph.hr.shape[1::-1], Image.Resampling.BICUBIC)
+    scores = {"bicubic": psnr(np.asarray(enlarged)), "ours": restored(ours, told)}
+    if options.oracles:
+        scores["true σ"] = restored(ours, true_sigma)
+        scores["true kernel"] = restored(true_kernel, told)
+        scores["both"] = restored(true_kernel, true_sigma)
+    return {
+        "psnr": scores,
+        "made": kernel_error(prediction, photograph.covariance, scale_factor),
+        "expected": prediction.expected_error,
+        "sigma": 255 * told,
+        "true sigma": photograph.sigma,
+    }
+
+
+def pictures(options: Options, scale_factor: int) -> Iterator[tuple[Damage, Photograph, str]]:
+    paths = sorted((p for p in options.images.rglob("*") if is_image_name(p)), key=lambda path: path.name)
+    paths = paths[-options.held_out :]
+    if not paths:
+        raise ValueError(f"--images {options.images}: holds no picture")
+    for kind, damage in enumerate(DAMAGES):
+        for index in range(options.pictures):
+            place = kind * options.pictures + index
+            path = paths[place % len(paths)]
+            yield damage, make(path, damage, scale_factor, 1000 * scale_factor + place), path.name
+
+
+def report(scale_factor: int, entries: dict[str, list[dict[str, Any]]]) -> None:
+    """One table: a row for each damage, and the mean."""
+    names = list(next(iter(entries.values()))[0]["psnr"])
+    print(f"\nx{scale_factor} | {' | '.join(names)} | gain | worst | σ told | true | made | expected | ratio")
+    print("|".join(["---"] * (len(names) + 8)))
+    rows = [*entries.items(), ("mean", [entry for part in entries.values() for entry in part])]
+    for name, part in rows:
+        means = [float(np.mean([entry["psnr"][method] for entry in part])) for method in names]
+        gains = [entry["psnr"]["ours"] - entry["psnr"]["bicubic"] for entry in part]
+        told, true, made, expected = (
+            float(np.mean([entry[key] for entry in part])) for key in ("sigma", "true sigma", "made", "expected")
+        )
+        figures = [f"{mean:.2f}" for mean in means] + [f"{np.mean(gains):+.2f}", f"{min(gains):+.2f}"]
+        figures += [f"{told:.1f}", f"{true:.1f}", f"{made:.2f}", f"{expected:.2f}", f"{made / expected:.2f}"]
+        print(f"{name} | {' | '.join(figures)}", flush=True)
+
+
+def main() -> int:
+    options = parse(Options, __doc__ or "")
+    device = torch.device("cpu")
+    predictor = KernelPredictor.from_pretrained(options.predictor)
+    nonblind = pretrained_nonblind(options.nonblind, device)
+    for scale_factor in options.scales:
+        entries: dict[str, list[dict[str, Any]]] = {damage.name: [] for damage in DAMAGES}
+        for damage, photograph, name in pictures(options, scale_factor):
+            entry = measure(photograph, scale_factor, predictor, nonblind, options)
+            entries[damage.name].append(entry)
+            if options.results is not None:
+                with options.results.open("a") as file:
+                    line = {"scale": scale_factor, "damage": damage.name, "picture": name, **entry}
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        report(scale_factor, entries)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

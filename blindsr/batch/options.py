@@ -1,0 +1,105 @@
+"""The options that the command of every estimator has."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from blindsr.devices import DeviceName
+
+__all__ = ["BatchOptions", "EstimatorOptions", "MethodOptions", "PictureOptions", "RunOptions"]
+
+
+def _hint(default: str, **arguments: Any) -> Any:
+    """An option whose default the help says in words."""
+    return tyro.conf.arg(help_behavior_hint=f"(default: {default})", **arguments)
+
+
+@dataclass(frozen=True)
+class PictureOptions:
+    """What the pictures are."""
+
+    prepared: bool = False
+    """The pictures of -i are laboratory data as prepare_dataset.py makes them: published kernel centre, periodic
+    boundary, no noise. Without it they are photographs, and those of -d are laboratory data."""
+    real: bool = False
+    """The LR pictures of the dataset are treated as photographs: no ground truth is looked for. (Those of -i are.)"""
+    sigma: Annotated[float | Literal["auto"] | None, _hint("auto for photographs, 0 for laboratory data")] = None
+    """Noise level that USRNet expects, in grey levels of 255; auto reads it off each picture."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How the work is done; no result depends on it but for rounding."""
+
+    device: DeviceName = "auto"
+    """Where to compute; auto takes CUDA or MPS where there is one."""
+    tile: Annotated[
+        int | None, tyro.conf.arg(metavar="PIXELS", help_behavior_hint="(default: what the free memory allows)")
+    ] = None
+    """USRNet works in tiles of so many result pixels a side; 0 for none."""
+    float32: bool = False
+    """Compute in float32 throughout. Without it, devices that gain from bfloat16 take that inside USRNet and the
+    critic, which changed PSNR by at most 0.006 dB where it was measured."""
+    verbose: bool = False
+    """Also draw each search, the kernel along the way and the losses, into <image>_search.png."""
+    resume: bool = True
+    """Skip pictures that an earlier run of the same settings finished, by the <image>.json beside each result."""
+    overwrite: bool = False
+    """Replace results of other settings or other pictures; without it they are left alone and nothing is done."""
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """What every command takes that works through a folder of pictures."""
+
+    input_dir: Annotated[
+        tuple[tuple[Path, ...], ...],
+        tyro.conf.arg(aliases=["-i", "--input"], metavar="PATH [PATH ...]"),
+        tyro.conf.UseAppendAction,
+    ] = ()
+    """Your photographs: pictures, folders, 'photos/*.jpg'. They are not scored."""
+    output_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR", help_behavior_hint="")] = None
+    """Where results go; without it, data/log_<ESTIMATOR>/<dataset>_<model>_lr_x<sf>."""
+    sf: Literal[2, 3, 4, 8] = 2
+    """Scale factor."""
+    dataset: Annotated[
+        str | None, tyro.conf.arg(aliases=["-d"], help_behavior_hint="(default, without -i: Test)")
+    ] = None
+    """A prepared dataset: a name under data/datasets, or a folder with HR, LR and kernel folders inside."""
+    pictures: PictureOptions = field(default_factory=PictureOptions)
+    run: RunOptions = field(default_factory=RunOptions)
+    path_nonblind: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """Weights of USRNet; without it, the shipped ones, for photographs or for laboratory data."""
+
+    @property
+    def paths(self) -> list[Path]:
+        """All that -i names, in order; it may be given several times."""
+        return [path for given in self.input_dir for path in given]
+
+    @property
+    def photographs(self) -> bool:
+        """Whether the pictures are photographs, not laboratory data."""
+        return self.pictures.real or (bool(self.input_dir) and not self.pictures.prepared)
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """Weights of the method, and its chance."""
+
+    path_KP: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """Weights of the kernel prior; without it, the shipped data/pretrained_models/FKP_x<sf>.pt (KernelGAN-FKP takes
+    x2 at x4 too)."""
+    path_predictor: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """Weights of the predictor of the start; without it, the shipped ones, for photographs or for laboratory data."""
+    seed: int = 0
+    """Seed of every random number; on one CPU the same seed gives the same result."""
+
+
+@dataclass(frozen=True)
+class EstimatorOptions(BatchOptions):
+    """And those that look for the kernel."""
+
+    SR: bool = False
+    """Super-resolve with USRNet and the kernel found. Without it the result is the estimator's own image, if any."""

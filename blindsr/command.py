@@ -1,0 +1,208 @@
+"""What every command shares: from a dataclass to options, one-line errors, exit statuses, progress, interruption."""
+
+import ast
+import inspect
+import io
+import logging
+import os
+import signal
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import field, fields, make_dataclass, replace
+from itertools import pairwise
+from types import FrameType
+from typing import Annotated, Any, TextIO, TypeVar, get_type_hints
+
+import tyro
+from tqdm import tqdm
+
+from blindsr.devices import keep_freed_memory
+
+__all__ = ["Bar", "end_if_interrupted", "overridden", "overrides", "parse", "run"]
+
+Options = TypeVar("Options")
+Settings = TypeVar("Settings")
+
+LOG_INTERVAL = 30
+"""Seconds between lines of progress where these go to a file instead of a terminal."""
+
+
+def parse(options: type[Options], description: str) -> Options:
+    """Make ``options`` from the command line; tyro says what is wrong with it and exits with status 2.
+
+    Args:
+        options: a frozen dataclass whose field docstrings become the help; nested ones become groups.
+
+    Raises:
+        ValueError: an argument is empty; as a path it would be the current folder.
+    """
+    _print_whatever_happens()
+    for before, argument in pairwise(sys.argv):
+        if not argument or (argument.startswith("-") and argument.endswith("=")):
+            raise ValueError(f"{argument.rstrip('=') or before}: what follows it is empty; is a variable unset?")
+    return tyro.cli(options, description=description, config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone))
+
+
+def overrides(presets: Mapping[Any, object], about: str) -> Any:
+    """Options that change single settings of a preset, for :func:`tyro.conf.arg`'s ``constructor``.
+
+    Args:
+        presets: instances of one settings dataclass by the presets' names; the help shows each one's values.
+        about: the help of the group.
+
+    Returns:
+        A dataclass whose fields are those of the settings, each None where it was not given.
+    """
+    settings = type(next(iter(presets.values())))
+    documentation, hints = _field_docstrings(settings), get_type_hints(settings)
+    made = []
+    for each in fields(settings):  # type: ignore[arg-type]
+        values = {name: getattr(preset, each.name) for name, preset in presets.items()}
+        same = len(set(values.values())) == 1
+        shown = (
+            f"default: {next(iter(values.values()))}" if same else ", ".join(f"{n}: {v}" for n, v in values.items())
+        )
+        argument = tyro.conf.arg(help=documentation.get(each.name, ""), help_behavior_hint=f"({shown})")
+        made.append((each.name, Annotated[hints[each.name] | None, argument], field(default=None)))
+    return make_dataclass(f"{settings.__name__}Overrides", made, frozen=True, namespace={"__doc__": about})
+
+
+def overridden(preset: Settings, given: Any) -> Settings:
+    """``preset`` with what was given of its settings, an instance of what :func:`overrides` makes.
+
+    Raises:
+        ValueError: the settings do not go together; names the option.
+    """
+    values = {each.name: getattr(given, each.name) for each in fields(given)}
+    changed = {name: value for name, value in values.items() if value is not None}
+    return replace(preset, **changed)  # type: ignore[type-var]
+
+
+def _field_docstrings(settings: type) -> dict[str, str]:
+    """The string below each field of a dataclass."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(settings))).body
+    assert isinstance(definition, ast.ClassDef)
+    found = {}
+    for statement, following in pairwise(definition.body):
+        match statement, following:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                found[name] = " ".join(text.split())
+    return found
+
+
+def run(main: Callable[[], int]) -> None:
+    """Run ``main`` and exit with its status; what the user can mend is one line and status 2."""
+    _print_whatever_happens()
+    logging.basicConfig(format="note: %(message)s", level=logging.WARNING)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else the shell wants it ignored
+        signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
+    keep_freed_memory()
+    try:
+        status = main()
+    except (Exception, KeyboardInterrupt) as error:
+        if _interrupts or isinstance(error, KeyboardInterrupt):
+            print("\ninterrupted; what was finished until then is kept", file=sys.stderr)
+            status = 130
+        elif isinstance(error, ValueError | OSError):
+            print(f"error: {error}", file=sys.stderr)
+            status = 2
+        else:
+            raise
+    sys.exit(status)
+
+
+class _Unbroken(io.TextIOBase):
+    """A stream for printing that never raises: what nobody reads any more is dropped."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        self._attempt(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._attempt(self._stream.flush)
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def _attempt(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except OSError:  # the reader of a pipe is gone, or the disk that a log goes to is full
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self._stream.fileno())
+            os.close(null)
+
+
+def _print_whatever_happens() -> None:
+    """Let no print end the work: characters that an encoding lacks are replaced, closed pipes ignored."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+            setattr(sys, name, _Unbroken(stream))
+
+
+_interrupts: list[int] = []
+"""The interrupting signals that came. What they break into, an import for one, may drop the exception that they raise
+or make another of it, so who would go on looks here first."""
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _interrupts.append(number)
+    raise KeyboardInterrupt
+
+
+def end_if_interrupted() -> None:
+    """Raise KeyboardInterrupt where an interrupting signal came, whatever became of its exception."""
+    if _interrupts:
+        raise KeyboardInterrupt
+
+
+class _Lines(io.TextIOBase):
+    """What tqdm draws over one line, as lines of their own."""
+
+    def write(self, text: str) -> int:
+        line = text.strip("\r\n \x1b[A")
+        if line:
+            sys.stderr.write(line + "\n")
+        return len(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+class Bar(tqdm):
+    """A progress bar on a terminal; elsewhere a plain line every half minute.
+
+    Args:
+        arguments: tqdm's.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        self.drawn = sys.stderr.isatty()
+        # One step at least between two drawings, whatever went before: USRNet's few follow a search's many.
+        pace: dict[str, Any] = {"delay": 0.1}
+        if not self.drawn:
+            pace = dict.fromkeys(("delay", "mininterval", "maxinterval"), LOG_INTERVAL)
+            pace |= {"file": _Lines(), "leave": False}
+        super().__init__(miniters=1, **pace, **arguments)
+
+    def restart(self, total: int) -> None:
+        """Count from 0 to ``total`` from now on."""
+        if self.drawn:
+            self.reset(total=total)
+        else:  # reset would print a line
+            self.n, self.last_print_n, self.total = 0, 0, total
+            self.start_t = time.time()
