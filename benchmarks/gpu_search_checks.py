@@ -16,7 +16,7 @@ from blindsr.estimation import Estimate, Estimator, Preset
 from blindsr.images import read_image, to_uint8
 from blindsr.kernel_files import read_kernel
 from blindsr.metrics import kernel_psnr, psnr_ssim_y
-from blindsr.paths import DATA
+from blindsr.paths import data_folder
 from logbook import in_own_process
 from NonblindSR.tiling import tiled_sr
 from NonblindSR.usrnet import USRNet
@@ -53,7 +53,7 @@ def float32() -> Iterator[None]:
 
 def shipped_example(scale_factor: int, model: str = "DIPFKP") -> tuple[Tensor, Tensor, Tensor]:
     """LR image, true kernel and HR image of the shipped Test picture."""
-    folder = DATA / "datasets" / "Test"
+    folder = data_folder() / "datasets" / "Test"
     lr = read_image(folder / f"{model}_lr_x{scale_factor}" / "chelsea.png")
     hr = read_image(folder / "HR" / "chelsea.png")[..., : lr.shape[2] * scale_factor, : lr.shape[3] * scale_factor]
     return lr, read_kernel(folder / f"{model}_gt_k_x{scale_factor}" / "chelsea.mat").float(), hr

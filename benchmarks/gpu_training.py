@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from blindsr.batch.inputs import find_items
 from blindsr.degradation import add_noise, degrade, quantize
 from blindsr.metrics import kernel_psnr
-from blindsr.paths import RUNS, pretrained_path
+from blindsr.paths import pretrained_path, runs_folder
 from blindsr.training.loop import TrainingSettings
 from blindsr.training.photographs import read_photographs
 from gpu_records import Session
@@ -91,7 +91,7 @@ def _photographs(session: Session) -> list[Tensor]:
 
 def train_usrnet(images: Path | None, folder: Path | None, session: Session) -> dict[str, Any]:
     """USRNet with noise up to 50, then PSNR on Set5 with true kernels, without and with noise of 10 grey levels."""
-    folder = folder or RUNS / "gpu-usrnet"
+    folder = folder or runs_folder() / "gpu-usrnet"
     settings = USRNetSettings(
         batch=2 if session.quick else 128,
         patch=96,
@@ -125,7 +125,7 @@ def _true_kernel_psnr(net: USRNet, scale_factor: int, sigma: float, session: Ses
 
 def train_predictor(images: Path | None, folder: Path | None, session: Session) -> dict[str, Any]:
     """The kernel predictor, then its kernels on Set5: kernel PSNR, and PSNR with the shipped USRNet."""
-    folder = folder or RUNS / "gpu-predictor"
+    folder = folder or runs_folder() / "gpu-predictor"
     settings = PredictorSettings(
         pixels=8_000 if session.quick else 4 * 73_728,
         crops=(40,) if session.quick else (72, 108, 144),

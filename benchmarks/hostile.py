@@ -28,8 +28,8 @@ import scipy.io
 import torch
 from PIL import Image
 
-from blindsr.batch.cli import parse, run
 from blindsr.checkpoints import load_checkpoint, load_state
+from blindsr.command import parse, run
 from blindsr.kernel_files import read_kernel
 
 SECONDS = 5
