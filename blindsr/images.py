@@ -181,7 +181,7 @@ def _frames(image: Image.Image) -> int:
 
 
 def _jpeg_quality(image: Image.Image) -> int | None:
-    """The quality that scales the standard's quantization table for brightness to the file's (in the way of libjpeg)."""
+    """The quality by which libjpeg scales the standard's quantization table for brightness to the file's."""
     tables = getattr(image, "quantization", None)
     if not tables or 0 not in tables:
         return None

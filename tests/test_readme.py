@@ -195,7 +195,7 @@ def test_old_words_are_gone():
 
 
 def test_places_named_to_contributors_exist():
-    text = (REPOSITORY / "CONTRIBUTING.md").read_text()
+    text = re.sub(r"^```.*?^```", "", (REPOSITORY / "CONTRIBUTING.md").read_text(), flags=re.S | re.M)
     places = {place for place in re.findall(r"`([^`]+)`", text) if "/" in place and " " not in place}
     assert len(places) > 15
     assert not [place for place in places if not (REPOSITORY / place).exists()]
