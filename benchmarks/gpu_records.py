@@ -68,8 +68,13 @@ class Records:
     def __init__(self, path: Path, device: torch.device, **circumstances: Any) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.failed = path, 0
-        earlier = path.read_text().splitlines() if path.exists() else []
-        self.lines: list[dict[str, Any]] = [json.loads(line) for line in earlier if line.endswith("}")]
+        self.lines: list[dict[str, Any]] = []
+        earlier = path.read_text() if path.exists() else ""
+        if earlier and not earlier.endswith("\n"):  # a run was cut off in the middle of a line
+            path.write_text(earlier.rpartition("\n")[0] + "\n" if "\n" in earlier else "")
+        for line in earlier.splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                self.lines.append(json.loads(line))
         self.fixed = {
             "command": " ".join(["python", *sys.argv]),
             "commit": _commit(),

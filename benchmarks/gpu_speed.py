@@ -1,6 +1,7 @@
 """Seconds and memory of fits, presets and USRNet on a device."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 
 import blindsr.graphs
 import DIPFKP.estimator as dip
+import DIPFKP.fit
 import KernelGANFKP.estimator as gan
 from blindsr.degradation import centre_crop, degrade, modcrop, quantize
 from blindsr.devices import gains_from_bfloat16
@@ -36,28 +38,36 @@ Example = tuple[Tensor, Tensor, Tensor]
 def fit_steps(session: Session) -> None:
     """Milliseconds of an iteration of the search's fit on 128² pixels and the paper's on 256², by pictures at once.
 
-    As a graph, with cuDNN choosing by trial, and plain; last, where the time goes.
+    As a graph, so with another layout, and with cuDNN choosing by trial; and plain. Last, where the time goes.
     """
     records, device, quick = session.records, session.device, session.quick
     search = replace(dip.preset("search"), iterations=6 if quick else 60, ssim_iterations=0, frozen_iterations=0)
     paper = replace(dip.preset("paper"), iterations=2 if quick else 30, ssim_iterations=0, frozen_iterations=0)
     cases = [("search", search, 32 if quick else 128, n) for n in ((1, 2) if quick else (1, 4, 16, 32))]
     cases += [("paper", paper, 32 if quick else 256, n) for n in ((1,) if quick else (1, 5))]
-    can_capture = blindsr.graphs._can_capture
     for name, settings, side, pictures in cases:
-        for way in ("graph", "plain", "cuDNN's trials"):
-            if session.clock.left() < 15 or (device.type == "cpu" and way != "plain"):
-                continue
-            if way == "plain":
-                blindsr.graphs._can_capture = lambda device: False
-            torch.backends.cudnn.benchmark = way == "cuDNN's trials"
-            measure = partial(_fit_seconds, settings, side, pictures, device)
-            try:
-                records.guarded("steps", name, measure, pictures=pictures, side=side, way=way)
-            finally:
-                blindsr.graphs._can_capture, torch.backends.cudnn.benchmark = can_capture, False
+        for way in ("plain",) if device.type == "cpu" else ("graph", "channels first", "cuDNN's trials", "plain"):
+            if session.clock.left() > 15:
+                measure = partial(_fit_seconds, settings, side, pictures, device)
+                with _run_by(way):
+                    records.guarded("steps", name, measure, pictures=pictures, side=side, way=way)
     if device.type == "cuda" and session.clock.left() > 15:
         records.guarded("steps", "profile", partial(_profile, replace(search, iterations=10), device))
+
+
+@contextmanager
+def _run_by(way: str) -> Iterator[None]:
+    before = blindsr.graphs._can_capture, DIPFKP.fit.preferred_memory_format
+    if way == "plain":
+        blindsr.graphs._can_capture = lambda device: False
+    if way == "channels first":
+        DIPFKP.fit.preferred_memory_format = lambda device: torch.contiguous_format
+    torch.backends.cudnn.benchmark = way == "cuDNN's trials"
+    try:
+        yield
+    finally:
+        blindsr.graphs._can_capture, DIPFKP.fit.preferred_memory_format = before
+        torch.backends.cudnn.benchmark = False
 
 
 def _fit_seconds(settings: dip.DIPSettings, side: int, pictures: int, device: torch.device) -> dict[str, Any]:

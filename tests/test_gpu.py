@@ -38,6 +38,22 @@ def test_a_rehearsal_leaves_a_line_for_each_result(tmp_path):
     assert ("error" in lines[-1]) == (done.returncode == 1)
 
 
+def test_a_line_that_was_cut_off_is_dropped_and_a_run_that_was_not_is_known(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    records, path = importlib.import_module("gpu_records").Records, tmp_path / "gpu.jsonl"
+    first = records(path, torch.device("cpu"), quick=False)
+    first.add("paper", "a search", picture="bird", seed=0, psnr=30.0)
+    first.guarded("paper", "a search", lambda: 1 / 0, picture="bird", seed=1)
+    assert first.failed == 1
+    whole = path.read_text()
+    path.write_text(whole + whole[:40])
+    second = records(path, torch.device("cpu"), quick=False)
+    assert path.read_text() == whole
+    assert second.has("paper", "a search", picture="bird", seed=0)
+    assert not second.has("paper", "a search", picture="bird", seed=1)
+    assert not records(path, torch.device("cpu"), quick=True).has("paper", "a search", picture="bird", seed=0)
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("name", [*ESSENTIALS, *ESTIMATORS])
