@@ -82,8 +82,8 @@ class LatentSearch:
     ) -> None:
         self.patches, self.settings, self.prior, self.critic = patches, settings, prior, critic
         self.device = latent.device
+        self.start = prior.decode(latent)
         self.latent = latent.requires_grad_()
-        self.start = prior.decode(latent).detach()
         options = {"betas": (0.5, 0.999), **adam_options(self.device)}
         self.critic_optimizer = torch.optim.Adam(critic.parameters(), lr=settings.critic_rate, **options)
         self.latent_optimizer = SphericalAdam([self.latent], lr=settings.kernel_rate, **adam_options(self.device))

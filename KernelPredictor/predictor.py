@@ -17,7 +17,7 @@ from blindsr.checkpoints import load_checkpoint, load_state
 from blindsr.images import LUMA
 from blindsr.kernels import SCALE_FACTORS, gaussian_kernels, kernel_side, variance_range
 from blindsr.paths import pretrained_path
-from blindsr.photographs import WHITE_LUMA, is_grey
+from blindsr.photographs import WHITE_LUMA, colour_noise, is_grey
 
 __all__ = ["KernelPredictor", "Prediction", "Start", "from_log_covariance", "predictor_path", "to_log_covariance"]
 
@@ -38,6 +38,10 @@ SHRINKAGE = 0.25
 than one that is too narrow by as much."""
 NOISE_OFFSET = 0.5
 """Grey levels added to a noise level before its logarithm is taken: noise far below rounding leaves no trace."""
+LEAST_COLOUR_NOISE = 1.5 / 255
+"""Noise of the colours up to which it can be their texture or rounding."""
+COLOUR_SHARE = 0.7
+"""Share of the noise read off the luma that the colours have at least where the picture was not compressed."""
 MIN_SIDE = 16
 """Sides in LR pixels below which an image is extended by its border pixels."""
 
@@ -235,7 +239,7 @@ class KernelPredictor(nn.Module):
         mean[:, :2] -= SHRINKAGE * expected_error
         lambda1, lambda2, theta = from_log_covariance(mean.cpu().double(), scale_factor, share)
         kernel = gaussian_kernels(lambda1, lambda2, theta, kernel_side(scale_factor), scale_factor)
-        sigma = _noise_level(readings, grey=is_grey(lr))
+        sigma = _noise_level(readings, lr)
         variances = float(largest), float(smallest)
         spread = math.sqrt(max(variances[0], 0)) / scale_factor, math.sqrt(max(variances[1], 0)) / scale_factor
         return Prediction(kernel.float(), expected_error, variances, spread, sigma)
@@ -256,13 +260,23 @@ def _attend(scores: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     return pooled.flatten(1), evidence
 
 
-def _noise_level(readings: list[Reading], *, grey: bool) -> float | None:
-    """The noise level in image range, the root mean square of those of the windows."""
+def _noise_level(readings: list[Reading], lr: Tensor) -> float | None:
+    """The noise level of ``lr`` in image range, the root mean square of those that the network read off the windows.
+
+    Where its colours have about as much noise, or more, it was not compressed, and they tell better: the network can
+    take fine texture for noise, and the other way round.
+    """
     logs = [reading.log_noise for reading in readings if reading.log_noise is not None]
     if not logs:
         return None
     levels = (torch.exp(torch.cat(logs).double()) - NOISE_OFFSET).clamp(min=0)
-    return float(levels.square().mean().sqrt()) / 255 / (1 if grey else WHITE_LUMA)
+    of_luma = float(levels.square().mean().sqrt()) / 255
+    if is_grey(lr):
+        return of_luma
+    of_colours = colour_noise(lr)
+    if of_colours > max(LEAST_COLOUR_NOISE, COLOUR_SHARE * of_luma / WHITE_LUMA):
+        return of_colours
+    return of_luma / WHITE_LUMA
 
 
 def predictor_path(photographs: bool) -> Path:

@@ -67,7 +67,7 @@ def super_resolve(
     # The only arrow from here to the subprojects; inside the call, so that importing blindsr loads none of them.
     from DIPFKP.estimator import preset, pretrained_estimator
     from KernelPredictor.predictor import predictor_path
-    from NonblindSR.choice import choose_nonblind
+    from NonblindSR.weights import choose_nonblind
 
     _require_arguments(scale_factor, seed)
     scale_factor = int(scale_factor)

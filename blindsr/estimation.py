@@ -56,7 +56,7 @@ class Estimate:
     seconds: float
     """Wall-clock time of the estimation."""
     seed: int
-    """Seed of every draw: the same seed, settings and device give the same estimate."""
+    """Seed of every draw: the same seed, settings and CPU give the same estimate (a GPU adds in no fixed order)."""
     critic_losses: list[float] = field(default_factory=list)
     """Loss of the critic in every iteration, where there is one (its last step's)."""
     expected_error: float | None = None

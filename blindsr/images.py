@@ -62,6 +62,8 @@ _DEEP_FORMATS = ("PNG", "TIFF", "PPM", "JPEG2000")
 _GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L")
 _COLOUR_MODES = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr")
 
+_STANDARD_TABLE_SUM = 3688
+"""Of JPEG's standard quantization table for brightness (ITU-T T.81, table K.1), which quality 50 takes as it is."""
 _GREY_ROUNDING = 2
 """Levels of 255 by which the channels of a grey picture may differ that was stored as a JPEG in colours."""
 
@@ -84,6 +86,8 @@ class Picture:
     """The file's format, by Pillow's name."""
     frames: int = 1
     """How many frames or pages the file has, of which this is the first."""
+    jpeg_quality: int | None = None
+    """Quality that a JPEG was stored with, 1 to 100, as far as its tables tell."""
     carried: Carried = field(default_factory=Carried)
     """What the file says besides."""
 
@@ -136,7 +140,7 @@ def read_picture(path: Path) -> Picture:
         frames = _frames(image)
         pixels, grey = _decode(image, data)
         carried, lost = read_carried(image, data, grey)
-        kind = image.format or ""
+        kind, jpeg_quality = image.format or "", _jpeg_quality(image)
     if lost:
         log.warning("%s: its %s; the result has none", path, lost)
     if frames > 1:
@@ -157,6 +161,7 @@ def read_picture(path: Path) -> Picture:
         alpha=alpha,
         kind=kind,
         frames=frames,
+        jpeg_quality=jpeg_quality,
         carried=carried,
     )
 
@@ -173,6 +178,15 @@ def _frames(image: Image.Image) -> int:
         return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     except Exception:  # what is behind the first one does not matter
         return 1
+
+
+def _jpeg_quality(image: Image.Image) -> int | None:
+    """The quality by which libjpeg scales the standard's quantization table for brightness to the file's."""
+    tables = getattr(image, "quantization", None)
+    if not tables or 0 not in tables:
+        return None
+    scale = 100 * sum(tables[0]) / _STANDARD_TABLE_SUM
+    return round(min(100.0, max(1.0, 5000 / scale if scale > 100 else 100 - scale / 2)))
 
 
 def _decode(image: Image.Image, data: bytes) -> tuple[Pixels, bool]:

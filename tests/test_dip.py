@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import re
 
 import cv2
 import numpy as np
@@ -316,3 +317,18 @@ def test_the_picture_of_a_photograph_lies_over_it(cases, name):
     inside = (slice(8, -8), slice(8, -8))
     shift = phase_cross_correlation(enlarged[inside], found.image[0, 1].numpy()[inside], upsample_factor=50)[0]
     assert np.abs(shift).max() < 0.15
+
+
+def test_the_time_of_a_large_picture_is_said_beforehand(caplog):
+    settings = dataclasses.replace(preset("prediction"), circular=False)
+    estimator = pretrained_estimator(2, torch.device("cpu"), settings, want_image=True)
+
+    class Started(Exception):
+        pass
+
+    def start(*step):
+        raise Started
+
+    with pytest.raises(Started):
+        estimator(torch.rand(1, 3, 160, 160), 2, seed=0, on_step=start)
+    assert re.search(r"without --SR .* 3\d\d×3\d\d picture, in about \d+ minutes", caplog.text)

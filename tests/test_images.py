@@ -273,3 +273,12 @@ def test_a_png_that_promises_more_than_it_holds(tmp_path):
     (tmp_path / "promise.png").write_bytes(whole[:place] + b"\x7f" + whole[place + 1 :])
     with pytest.raises(ValueError, match=r"promise.png.*longer than the file"):
         read_picture(tmp_path / "promise.png")
+
+
+@pytest.mark.parametrize("quality", [25, 40, 50, 75, 95, 100])
+def test_the_quality_of_a_jpeg_is_read_off_its_tables(tmp_path, quality):
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", quality=quality)
+    assert abs(read_picture(tmp_path / "a.jpg").jpeg_quality - quality) <= 1
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert read_picture(tmp_path / "a.png").jpeg_quality is None

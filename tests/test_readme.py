@@ -192,3 +192,10 @@ def test_old_words_are_gone():
     old = ["come to rest", "opposite border", "below (the )?true kernel", "pull(ed)?", "moved", "narrow(ed|ing)"]
     found = re.findall(rf".*\b(?:{'|'.join(old)}|default preset)\b.*", TEXT)
     assert not found
+
+
+def test_places_named_to_contributors_exist():
+    text = re.sub(r"^```.*?^```", "", (REPOSITORY / "CONTRIBUTING.md").read_text(), flags=re.S | re.M)
+    places = {place for place in re.findall(r"`([^`]+)`", text) if "/" in place and " " not in place}
+    assert len(places) > 15
+    assert not [place for place in places if not (REPOSITORY / place).exists()]

@@ -19,6 +19,7 @@ from blindsr.batch.inputs import Item
 from blindsr.batch.records import Record, Records, hash_inputs
 from blindsr.degradation import modcrop
 from blindsr.doubts import doubts
+from blindsr.encoding import QUALITY, OutputFormat
 from blindsr.estimation import Estimate, Estimator, NoiseEstimator, NonblindSR, OnStep, place
 from blindsr.figures import save_kernel_comparison, save_search
 from blindsr.files import move_file
@@ -49,6 +50,10 @@ class Job:
     seed: int = 0
     verbose: bool = False
     """Also draw the search."""
+    format: OutputFormat = "same"
+    """Of the pictures that are written."""
+    quality: int = QUALITY
+    """Of JPEG and WebP, 1 to 100."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ def process(
 ) -> Iterator[Result]:
     """Process the items in order and yield each one's result; a bad item yields an error and ends nothing.
 
-    Writes ``<name>.png`` (the image, of the picture's depth, with its alpha channel and colour profile),
+    Writes ``<name>.png`` (or .jpg, .webp, .tif: the image, with the picture's depth, alpha channel and metadata),
     ``<name>.mat`` (the kernel) and ``<name>_kernel.png`` (a picture of the kernel, beside the true one where that is
     known) into ``folder``, which exists; if ``job.verbose`` also ``<name>_search.png`` (the kernel along the way, and
     the losses). They appear once all of them are made.
@@ -166,7 +171,7 @@ def _make(item: Item, job: Job, folder: Path, on_step: OnStep | None) -> Result:
     losses = {name: values for name, values in losses.items() if values}
     _write_kernel_files(folder, item, estimate, true_kernel, losses if job.verbose else None)
     if image is not None:
-        write_like(folder / f"{item.name}.png", image, picture)
+        write_like(folder / item.name, image, picture, job.format, job.quality)
     return Result(
         item=item,
         psnr=psnr,
@@ -177,7 +182,7 @@ def _make(item: Item, job: Job, folder: Path, on_step: OnStep | None) -> Result:
         converged=estimate.converged,
         relative_change=estimate.relative_change,
         losses={name: _thinned(values) for name, values in losses.items()},
-        notes=(*doubts(estimate, job.photograph, sigma), *estimate.notes),
+        notes=(*doubts(estimate, job.photograph, sigma, picture.jpeg_quality), *estimate.notes),
         sigma=sigma,
         sr_seconds=sr_seconds,
     )

@@ -1,18 +1,16 @@
 """Which weights and which noise level the non-blind step takes: photographs and laboratory data differ."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from blindsr.batch.command import Method
-from blindsr.batch.options import BatchOptions
 from blindsr.estimation import NoiseEstimator, NonblindSR
 from blindsr.paths import pretrained_path
 from NonblindSR.tiling import pretrained_nonblind
 
-__all__ = ["NonblindStep", "Sigma", "choose_nonblind", "with_nonblind"]
+__all__ = ["NonblindStep", "Sigma", "choose_nonblind"]
 
 Sigma = float | Literal["auto"] | None
 """Noise level in grey levels of 255; "auto" is read off each image; None is auto for photographs, else 0."""
@@ -69,18 +67,3 @@ def choose_nonblind(
     network = pretrained_nonblind(weights, device, tile, float32=float32)
     # Who asks for float32 insists on it; otherwise the device decides, as it does on rounding.
     return NonblindStep(network, level, files, {"float32": True} if float32 else {})
-
-
-def with_nonblind(method: Method, options: BatchOptions, device: torch.device) -> Method:
-    """``method`` followed by the non-blind step that the options of a command ask for."""
-    step = choose_nonblind(
-        options.photographs,
-        options.pictures.sigma,
-        device,
-        options.path_nonblind,
-        path_predictor=method.files.get("path_predictor") if options.photographs else None,
-        tile=options.run.tile,
-        float32=options.run.float32,
-    )
-    settings, files = method.settings | step.settings, method.files | step.files
-    return replace(method, nonblind=step.network, sigma=step.sigma, settings=settings, files=files)

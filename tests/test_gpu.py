@@ -1,0 +1,63 @@
+"""The measurements that only a GPU can make, rehearsed without one; and where there is one, their checks."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from commands import REPOSITORY
+
+ESSENTIALS = ("prior", "predictor", "usrnet", "tiling", "training steps", "channels last", "graphs", "together")
+ESTIMATORS = ("DIP-FKP prediction", "DIP-FKP search", "KernelGAN-FKP search", "KernelGAN", "out of memory")
+WITHOUT_TYRO = "import runpy, sys; sys.modules['tyro'] = None; sys.argv[0] = path = sys.argv.pop(1); "
+WITHOUT_TYRO += "sys.path.insert(0, path.rpartition('/')[0]); runpy.run_path(path, run_name='__main__')"
+
+
+def test_a_rehearsal_leaves_a_line_for_each_result(tmp_path):
+    """Without tyro, which the machine with the GPU lacks."""
+    output = tmp_path / "results" / "gpu.jsonl"
+    script, rehearsal = str(REPOSITORY / "benchmarks" / "gpu.py"), ["--device", "cpu", "--quick", "--budget", "12"]
+    selection = ["--parts", "checks", "speed", "--checks", "channels last", "training steps", "--output", str(output)]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TYRO, script, *rehearsal, *selection],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "BLINDSR_REFERENCE": str(tmp_path / "none")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    whats = [line["what"] for line in lines]
+    assert whats[:3] == ["channels last", "training steps", "all"], done.stderr
+    assert all(line["ok"] for line in lines[:2])
+    assert {"command", "commit", "device", "torch", "seconds", "at"} <= set(lines[0])
+    assert lines[0]["quick"] is True
+    # What a part cannot do is told, and the rest goes on.
+    assert ("error" in lines[-1]) == (done.returncode == 1)
+
+
+def test_a_line_that_was_cut_off_is_dropped_and_a_run_that_was_not_is_known(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    records, path = importlib.import_module("gpu_records").Records, tmp_path / "gpu.jsonl"
+    first = records(path, torch.device("cpu"), quick=False)
+    first.add("paper", "a search", picture="bird", seed=0, psnr=30.0)
+    first.guarded("paper", "a search", lambda: 1 / 0, picture="bird", seed=1)
+    assert first.failed == 1
+    whole = path.read_text()
+    path.write_text(whole + whole[:40])
+    second = records(path, torch.device("cpu"), quick=False)
+    assert path.read_text() == whole
+    assert second.has("paper", "a search", picture="bird", seed=0)
+    assert not second.has("paper", "a search", picture="bird", seed=1)
+    assert not records(path, torch.device("cpu"), quick=True).has("paper", "a search", picture="bird", seed=0)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", [*ESSENTIALS, *ESTIMATORS])
+def test_cuda_computes_what_the_cpu_does(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    found = importlib.import_module("gpu_checks").CHECKS[name](torch.device("cuda"), False)
+    assert found["ok"], found
