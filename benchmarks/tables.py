@@ -5,6 +5,7 @@ python benchmarks/tables.py
 A table stands between ``<!-- table NAME -->`` and ``<!-- end -->``; what is between them is replaced.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,38 @@ class Options:
 
     results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = RESULTS
     """Folder of the records."""
+
+
+# From files to records
+
+
+def dataset_records(results: Path) -> list[Record]:
+    """Those of dataset.py, and the paper's preset on Set5 by gpu.py."""
+    return [*read(results / "dataset.jsonl"), *_gpu_records(results, "paper", dataset="Set5", method="paper")]
+
+
+def estimator_records(results: Path) -> list[Record]:
+    """Those of estimators.py, and KernelGAN-FKP's paper preset by gpu.py."""
+    method = "KernelGAN-FKP, paper"
+    return [*read(results / "estimators.jsonl"), *_gpu_records(results, "kernelgan", method=method)]
+
+
+def _gpu_records(results: Path, part: str, **what: str) -> list[Record]:
+    """What gpu.py has taken down of one part, rehearsals and failures left out."""
+    weights = {"paper": "official", "kernelgan": "ours"}[part]
+    records = []
+    for path in sorted(results.glob("gpu-*.jsonl")):
+        for line in map(json.loads, path.read_text().splitlines()):
+            if line["part"] != part or line.get("quick") or "error" in line:
+                continue
+            names = ["psnr", "ssim", "kernel_psnr", "gap", "gigabytes"]
+            if line.get("at_once", 1) == 1:  # of several as one, nobody waits for one alone
+                names.append("seconds")
+            identity = {"scale": line["sf"], "weights": weights, "picture": line["picture"], "seed": line["seed"]}
+            values = {name: line[name] for name in names if name in line}
+            run = {name: line[name] for name in ("command", "commit", "device", "torch")}
+            records.append(Record({**what, **identity, "fingerprint": path.stem}, values, run))
+    return records
 
 
 # From records to cells
@@ -140,7 +173,7 @@ WEIGHTS = ("none", "official", "ours")
 
 def dataset(results: Path, name: str) -> str:
     """All that is known of DIP-FKP on a data set, published rows first where there are any."""
-    records, published = read(results / "dataset.jsonl"), read(RESULTS / "published.jsonl")
+    records, published = dataset_records(results), read(RESULTS / "published.jsonl")
     records = [record for record in records if record.what["dataset"] == name]
     rows = []
     scales = sorted({r.what["scale"] for r in [*records, *published] if r.what["dataset"] == name})
@@ -177,7 +210,7 @@ def dataset(results: Path, name: str) -> str:
 
 def reproduction(results: Path) -> str:
     """Set5: what was published, the paper's preset run here, and ours."""
-    records, published = read(results / "dataset.jsonl"), read(results / "published.jsonl")
+    records, published = dataset_records(results), read(results / "published.jsonl")
     scales = (2, 3, 4)
 
     def cells(source: list[Record], **where: Any) -> list[str]:
@@ -198,9 +231,7 @@ def reproduction(results: Path) -> str:
 
 def paper_by_picture(results: Path) -> str:
     """The paper's preset beside prediction and search, picture by picture, official weights."""
-    records = [
-        r for r in read(results / "dataset.jsonl") if r.what["weights"] == "official" and r.what.get("picture")
-    ]
+    records = [r for r in dataset_records(results) if r.what["weights"] == "official" and r.what.get("picture")]
     rows = []
     keys = {(r.what["dataset"], r.what["scale"], r.what["picture"]) for r in records if r.what["method"] == "paper"}
     for name, scale, picture in sorted(keys):
@@ -273,7 +304,7 @@ def variants(results: Path, zoom: float) -> str:
 
 def estimators(results: Path) -> str:
     """All estimators on the same pictures."""
-    records = read(results / "estimators.jsonl")
+    records = estimator_records(results)
     rows = []
     for scale, method, weights in dict.fromkeys(
         tuple(r.what[n] for n in ("scale", "method", "weights")) for r in records
