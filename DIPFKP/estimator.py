@@ -182,7 +182,7 @@ class DIPEstimator:
         predictions = [self.predictor.predict(lr, scale_factor) for lr in lrs]
         predicted = torch.cat([prediction.kernel for prediction in predictions]).to(device)
         kernels = latent_kernels(self.prior, self.prior.invert(predicted), settings.kernel_rate, predicted)
-        return kernels, [{"expected_error": each.expected_error, "spread": each.spread} for each in predictions]
+        return kernels, [prediction.findings for prediction in predictions]
 
     def _refit_settings(self, covered: bool) -> DIPSettings | None:
         """Those of the fit that a wanted image takes after the joint one; None where that makes it (``covered``)."""

@@ -1,8 +1,9 @@
 """KernelGAN-FKP (FKP, section 3.4) and KernelGAN: the kernel whose downsampling keeps an image's patches alike."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,8 +27,8 @@ class _Found:
     """The x2 kernel of an image, 1×1×k×k, and what :class:`Estimate` says of it under the same names."""
 
     kernel: Tensor
-    expected_error: float | None = None
-    spread: tuple[float, float] | None = None
+    predicted: dict[str, Any] = field(default_factory=dict)
+    """What was read off the image."""
     converged: bool | None = None
     notes: tuple[str, ...] = ()
 
@@ -63,8 +64,7 @@ class GANEstimator:
             image=None,
             seconds=time.perf_counter() - began,
             seed=seed,
-            expected_error=found.expected_error,
-            spread=found.spread,
+            **found.predicted,
             converged=found.converged,
             notes=found.notes,
             **log.of(),
@@ -80,25 +80,24 @@ class GANEstimator:
         if prior is None:
             raise ValueError("KernelGANFKP needs a kernel prior")
         if settings.start == "fixed":
-            latent, expected_error, spread = prior.initial_latent(), None, None
+            latent, predicted = prior.initial_latent(), {}
         elif self.predictor is None:
             raise ValueError('a start that is "predicted" needs a kernel predictor')
         else:
             # The x4 kernel is the x2 kernel blurred by itself at twice the size: five times its covariance, in LR
             # pixels 5/4 of what the x2 kernel has in its own.
             prediction = self.predictor.predict(lr, 2, share=4 / 5 if scale_factor == 4 else 1)
-            latent, expected_error = prior.invert(prediction.kernel.to(lr.device)), prediction.expected_error
-            spread = prediction.spread
+            latent, predicted = prior.invert(prediction.kernel.to(lr.device)), prediction.findings
         if not settings.iterations:
             kernel = prior.decode(latent).detach()
             log.kernel(kernel)
-            return _Found(kernel, expected_error, spread)
+            return _Found(kernel, predicted)
         patches = PatchSource.of(lr, settings, prior.side)
         bfloat16 = lr.device.type == "cpu" and gains_from_bfloat16(lr.device) and not self.float32
         critic = Critic(generator, dtype=torch.bfloat16 if bfloat16 else torch.float32)
         critic = critic.to(lr.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         kernel, converged = LatentSearch(patches, settings, prior, critic, latent).run(generator, log)
-        return _Found(kernel, expected_error, spread, converged, patches.notes)
+        return _Found(kernel, predicted, converged, patches.notes)
 
 
 def estimate(

@@ -7,7 +7,7 @@ small network, trained on random kernels, reads the blur off the image's edges i
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -95,6 +95,11 @@ class Prediction:
     sigma: float | None = None
     """Noise level in image range, as :func:`blindsr.photographs.noise_level` counts it; None where the weights do not
     tell (those for prepared data)."""
+
+    @property
+    def findings(self) -> dict[str, Any]:
+        """What :class:`blindsr.estimation.Estimate` says of it, by its names."""
+        return {"expected_error": self.expected_error, "spread": self.spread, "sigma": self.sigma}
 
 
 class Reading(NamedTuple):
@@ -244,6 +249,17 @@ class KernelPredictor(nn.Module):
         spread = math.sqrt(max(variances[0], 0)) / scale_factor, math.sqrt(max(variances[1], 0)) / scale_factor
         return Prediction(kernel.float(), expected_error, variances, spread, sigma)
 
+    def noise_level(self, lr: Tensor) -> float:
+        """The noise level of 1×3×h×w in [0, 1], in image range.
+
+        Raises:
+            ValueError: the weights do not tell.
+        """
+        sigma = self.predict(lr, 2).sigma
+        if sigma is None:
+            raise ValueError("these weights of the predictor read no noise level; give it with --sigma")
+        return sigma
+
 
 def _attend(scores: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """Each head's weighted mean over the positions, and how strongly it found what it looks for.
@@ -281,7 +297,7 @@ def _noise_level(readings: list[Reading], lr: Tensor) -> float | None:
 
 def predictor_path(photographs: bool) -> Path:
     """The shipped weights for photographs, or for laboratory data."""
-    return pretrained_path("kernel_predictor.pth")
+    return pretrained_path("kernel_predictor_photo.pth" if photographs else "kernel_predictor.pth")
 
 
 def _textured_tiles(luma: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ def super_resolve(
             estimator = pretrained_estimator(scale_factor, where, settings, path_predictor=weights)
         estimate = estimator(lr, scale_factor, seed=seed, on_step=on_step)
     found = place(estimate, scale_factor, photograph=not prepared)
-    noise = step.sigma(lr) if callable(step.sigma) else step.sigma
+    noise = step.sigma(lr, found.sigma) if callable(step.sigma) else step.sigma
     notes = doubts(found, not prepared, 255 * noise) + found.notes
     padding: Padding = "circular" if periodic else "none" if prepared else "reflect"
     sr = restore(step.network, lr, found.kernel, scale_factor, noise, padding, on_step)[0]

@@ -29,8 +29,8 @@ OnStep = Callable[[int, int, float | None], None]
 """Called after every step with (steps done, steps in all, loss); what has no loss says None."""
 
 
-NoiseEstimator = Callable[[Tensor], float]
-"""Reads the noise level (image range) off an image, 1×3×h×w in [0, 1]."""
+NoiseEstimator = Callable[[Tensor, float | None], float]
+"""From an image, 1×3×h×w in [0, 1], and the noise level that an estimator read off it, if any, to the one to tell."""
 
 
 class NonblindSR(Protocol):
@@ -64,6 +64,8 @@ class Estimate:
     spread: tuple[float, float] | None = None
     """Standard deviations of the blur along its axes, the larger first, in LR pixels, as read off the image and not
     limited to what kernels can be, where the estimator reads them."""
+    sigma: float | None = None
+    """Noise level in image range, where the estimator read it off the image."""
     converged: bool | None = None
     """Whether the kernel had converged when the search ended, where the estimator checks that. Converged is not
     correct: a large proximal weight makes a search converge at its start."""

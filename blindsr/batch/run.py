@@ -193,7 +193,7 @@ def _restore(
 ) -> tuple[Tensor, float, float]:
     """The non-blind network's image, on the CPU, the noise level it was told in grey levels, and its seconds."""
     began = time.perf_counter()
-    sigma = job.sigma(lr) if callable(job.sigma) else job.sigma
+    sigma = job.sigma(lr, estimate.sigma) if callable(job.sigma) else job.sigma
     padding: Padding = "reflect" if job.photograph else "none"
     image = restore(nonblind, lr, estimate.kernel, job.scale_factor, sigma, padding, on_step).cpu()
     return image, 255 * sigma, time.perf_counter() - began
