@@ -282,3 +282,14 @@ def test_the_quality_of_a_jpeg_is_read_off_its_tables(tmp_path, quality):
     assert abs(read_picture(tmp_path / "a.jpg").jpeg_quality - quality) <= 1
     Image.fromarray(pixels).save(tmp_path / "a.png")
     assert read_picture(tmp_path / "a.png").jpeg_quality is None
+
+
+def test_a_frame_that_says_it_is_larger_than_its_picture(tmp_path, pixels):
+    path = tmp_path / "frame.gif"
+    Image.fromarray(pixels).save(path)
+    content = bytearray(path.read_bytes())
+    place = content.index(b",\0\0\0\0\x28\0\x20\0")  # the descriptor of the first frame, 40×32
+    content[place + 5 : place + 9] = b"\xff\xff\xff\xff"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"frame\.gif.*pixels are more than"):
+        read_picture(path)
