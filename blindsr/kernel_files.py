@@ -1,59 +1,119 @@
 """Reading and writing kernels: MATLAB and NumPy files."""
 
 import io
+import math
 import zlib
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import scipy.io
 from torch import Tensor
 
 from blindsr.files import atomic_write
 from blindsr.kernels import as_kernel
 
-__all__ = ["read_kernel", "write_kernel"]
+__all__ = ["pad_to_odd", "read_kernel", "write_kernel"]
 
 
-def read_kernel(path: Path) -> Tensor:
-    """Read the variable ``Kernel`` of a MATLAB file, or a NumPy file (``.npy``) that holds one array.
+def read_kernel(path: Path, variable: str | None = None) -> Tensor:
+    """Read the kernel that a MATLAB file, up to version 7, or a NumPy file (``.npy``) holds.
+
+    Of a MATLAB file the variable ``Kernel``, else one called ``kernel`` or ``k``, else the only matrix of numbers in
+    it; a cell array that holds but one matrix stands for that. A kernel of even side n is padded to n + 1 by
+    :func:`pad_to_odd`.
+
+    Args:
+        variable: which variable of a MATLAB file to take; for files with several matrices.
 
     Returns:
-        1×1×k×k float64, as stored.
+        1×1×k×k float64, k odd, as stored.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: not such a file, or no kernel (:func:`blindsr.kernels.as_kernel`).
+        ValueError: not such a file, no kernel (:func:`blindsr.kernels.as_kernel`), or several; says what is in it.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such kernel file; check it (prepare_dataset.py makes a data set's)")
+    kind = "NumPy array" if path.suffix.lower() == ".npy" else "MATLAB file"
     try:
-        if path.suffix.lower() == ".npy":
-            content = {"Kernel": np.load(path, allow_pickle=False)}  # unpickling would run what the file says
+        if kind == "NumPy array":
+            values = np.load(path, allow_pickle=False)  # unpickling would run what the file says
         else:
-            _require_numbers(path.read_bytes())
-            content = scipy.io.loadmat(str(path), variable_names=["Kernel"])
+            values = _read_mat(path.read_bytes(), variable)
+    except _NoKernelError as error:
+        raise ValueError(f"{path}: {error}") from error
+    except MemoryError:
+        raise
     except Exception as error:  # the parsers raise whatever they stumble on
-        kind = "NumPy array" if path.suffix.lower() == ".npy" else "MATLAB file"
         reason = " ".join(str(error).split())
         if "allow_pickle" in reason:  # NumPy's advice to load it all the same is not ours
             reason = "it holds Python objects, which could run code"
         raise ValueError(f"{path}: not a {kind} that can be read ({reason})") from error
-    if "Kernel" not in content:
-        raise ValueError(f"{path}: holds no variable 'Kernel'; save the kernel under that name")
     try:
-        return as_kernel(content["Kernel"])
+        return as_kernel(pad_to_odd(values))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _require_numbers(mat: bytes) -> None:
-    """Refuse a MATLAB file whose ``Kernel`` is not of real numbers of a known type.
+def pad_to_odd(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A square array …×n×n of even n with a row of zeros below and a column of zeros on the right; others as is.
 
-    SciPy looks the type up in a table without checking it: a damaged file of version 5 would end the program.
+    The pixel that lies on the image's own, n//2 on both axes, stays the one it is for correlation in the way of
+    ``scipy.signal.correlate(mode="same")`` and ``scipy.ndimage.correlate``: both kernels do the same.
+    """
+    side = values.shape[-1] if values.ndim >= 2 else 1
+    if side == 0 or side % 2 or values.shape[-2] != side or values.dtype.kind not in "fiu":
+        return values
+    return np.pad(values, [(0, 0)] * (values.ndim - 2) + [(0, 1), (0, 1)])
+
+
+class _NoKernelError(ValueError):
+    """A sound file in which no one kernel can be found."""
+
+
+def _read_mat(mat: bytes, variable: str | None) -> npt.NDArray[Any]:
+    """The variable that is the kernel; see :func:`read_kernel`."""
+    if mat.startswith(b"MATLAB 7.3") or b"\x89HDF\r\n\x1a\n" in mat[:1024]:
+        raise _NoKernelError("a MATLAB file of version 7.3 (HDF5), which is not read; save it with save -v7")
+    found = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(io.BytesIO(mat))}
+    sound = _matrices_of_numbers(mat)
+    matrices = [
+        name
+        for name, (shape, kind) in found.items()
+        if sound.get(name, kind not in ("cell", "char")) and (kind == "cell" or (len(shape) == 2 and min(shape) > 1))
+    ]
+    listed = ", ".join(
+        f"{''.join(c if c.isprintable() else '?' for c in name)} ({'×'.join(map(str, shape))} {kind})"
+        for name, (shape, kind) in list(found.items())[:8]
+    )
+    if variable is not None:
+        chosen = [variable] if variable in found else []
+    elif "Kernel" in found:
+        chosen = ["Kernel"]
+    else:
+        named = [name for name in matrices if name.lower() in ("kernel", "k")]
+        chosen = named if len(named) == 1 else matrices
+    if not chosen:
+        wanted = f"no variable '{variable}'" if variable is not None else "no kernel"
+        raise _NoKernelError(f"holds {wanted}, but {listed or 'nothing'}; save the kernel as a matrix called Kernel")
+    if len(chosen) > 1:
+        raise _NoKernelError(f"holds {listed}; say which is the kernel with --kernel-variable")
+    name = chosen[0]
+    if not sound.get(name, True):
+        raise _NoKernelError(f"its {name} is not one matrix of real numbers; it holds {listed}")
+    values = scipy.io.loadmat(io.BytesIO(mat), variable_names=[name])[name]
+    return values.item() if values.dtype == object and values.size == 1 else values
+
+
+def _matrices_of_numbers(mat: bytes) -> dict[str, bool]:
+    """For each variable of a MATLAB file of version 5, whether it is a matrix of real numbers, or one in a cell.
+
+    SciPy looks the type of its numbers up in a table without checking it: a damaged file would end the program.
     """
     if len(mat) < 128 or 0 in mat[:4]:
-        return  # of version 4, or nothing at all, which SciPy tells
+        return {}  # of version 4, or nothing at all, which SciPy tells
     order: Literal["little", "big"] = "little" if mat[126:127] == b"I" else "big"
 
     def element(data: bytes, place: int) -> tuple[int, bytes, int]:
@@ -63,19 +123,29 @@ def _require_numbers(mat: bytes) -> None:
             return kind & 0xFFFF, data[place + 4 : place + 4 + min(kind >> 16, 4)], place + 8
         return kind, data[place + 8 : place + 8 + size], place + 8 + size
 
+    def matrix(content: bytes, inside: bool = False) -> tuple[bytes, bool]:
+        """Name of a variable, and whether it is what is asked for; ``inside`` a cell it must be no cell."""
+        flags = int.from_bytes(content[8:12], order)
+        _, shape, place = element(content, 16)
+        _, name, place = element(content, place + -place % 8)
+        place += -place % 8
+        if flags & 0xFF == 1 and not inside:
+            count = math.prod(int.from_bytes(shape[i : i + 4], order) for i in range(0, len(shape), 4))
+            kind, inner, _ = element(content, place)
+            return name, count == 1 and kind == 14 and matrix(inner, inside=True)[1]
+        known = element(content, place)[0] in (1, 2, 3, 4, 5, 6, 7, 9, 12, 13)
+        return name, 6 <= flags & 0xFF <= 15 and not flags & 0x800 and known
+
+    sound: dict[str, bool] = {}
     end = 128
     while end < len(mat):
-        kind, variable, end = element(mat, end)
+        kind, content, end = element(mat, end)
         if kind == 15:  # compressed; the beginning tells enough
-            variable = zlib.decompressobj().decompress(variable, 1024)[8:]
-        flags = int.from_bytes(variable[8:12], order)
-        _, _, place = element(variable, 16)  # the shape
-        _, name, place = element(variable, place + -place % 8)
-        if name != b"Kernel":
-            continue
-        kind, _, _ = element(variable, place + -place % 8)
-        if not 6 <= flags & 0xFF <= 15 or flags & 0x800 or kind not in (1, 2, 3, 4, 5, 6, 7, 9, 12, 13):
-            raise TypeError("its Kernel is not a matrix of real numbers")
+            content = zlib.decompressobj().decompress(content, 1024)[8:]
+        name, good = matrix(content)
+        key = name.decode("latin-1")
+        sound[key] = good and sound.get(key, True)  # called the same, SciPy may take either
+    return sound
 
 
 def write_kernel(path: Path, kernel: Tensor) -> None:

@@ -30,6 +30,15 @@ def reference() -> Path:
 
 
 @pytest.fixture(scope="session")
+def cases() -> Path:
+    """The folder of inputs that went wrong: BLINDSR_CASES, or ../shared/cases."""
+    folder = Path(os.environ.get("BLINDSR_CASES", REPOSITORY.parent / "shared" / "cases"))
+    if not folder.is_dir():
+        pytest.skip(f"no inputs at {folder}; BLINDSR_CASES names their place")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def golden(reference: Path):
     """golden(name) → the archive of that name."""
     return lambda name: np.load(reference / "golden" / f"{name}.npz")

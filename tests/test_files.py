@@ -94,3 +94,18 @@ def test_a_file_is_no_folder(tmp_path):
     for folder in (tmp_path / "taken", tmp_path / "taken" / "below"):
         with pytest.raises(ValueError, match=r"taken.*cannot be made"):
             probe_folder(folder)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "result.txt"
+    path.write_text("old")
+
+    def fail():
+        with atomic_write(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("interrupted")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["result.txt"]

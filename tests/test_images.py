@@ -1,19 +1,15 @@
-import shutil
 import struct
 import zlib
 
 import cv2
 import numpy as np
 import pytest
-import scipy.io
 import tifffile
 import torch
 from PIL import Image, ImageCms, ImageOps
 
 from blindsr import images
-from blindsr.files import atomic_write
 from blindsr.images import Picture, read_image, read_picture, to_uint8, write_image, write_like
-from blindsr.kernel_files import read_kernel, write_kernel
 
 
 @pytest.fixture
@@ -271,80 +267,9 @@ def test_unreadable_files_name_themselves(tmp_path, pixels):
         read_image(tmp_path / "absent.png")
 
 
-def test_kernels_round_trip_exactly(tmp_path):
-    kernel = torch.rand(1, 1, 11, 11, dtype=torch.float64)
-    write_kernel(tmp_path / "kernel.mat", kernel)
-    torch.testing.assert_close(read_kernel(tmp_path / "kernel.mat"), kernel, rtol=0, atol=0)
-
-
-def test_a_kernel_makes_the_same_file_at_any_time(tmp_path, monkeypatch):
-    kernel = torch.rand(1, 1, 11, 11)
-    for name in ("a.mat", "b.mat"):
-        monkeypatch.setattr("time.asctime", lambda name=name: f"the day of {name}")
-        write_kernel(tmp_path / name, kernel)
-    assert (tmp_path / "a.mat").read_bytes() == (tmp_path / "b.mat").read_bytes()
-
-
-def test_kernels_of_numpy_files_are_read_and_never_unpickled(tmp_path, evil_pickle):
-    kernel = np.random.RandomState(0).rand(5, 5).astype(np.float32)
-    np.save(tmp_path / "kernel.npy", kernel)
-    np.testing.assert_array_equal(read_kernel(tmp_path / "kernel.npy")[0, 0], kernel)
-    np.save(tmp_path / "even.npy", np.ones((4, 4)))
-    np.save(tmp_path / "four.npy", kernel[None, None])
-    np.testing.assert_array_equal(read_kernel(tmp_path / "four.npy")[0, 0], kernel)
-    np.save(tmp_path / "two.npy", np.stack([kernel, kernel])[:, None])
-    np.save(tmp_path / "objects.npy", np.array([[{}]]))
-    shutil.copy(evil_pickle, tmp_path / "evil.npy")
-    for name in ("even", "two", "objects", "evil"):
-        with pytest.raises(ValueError, match=rf"{name}\.npy"):
-            read_kernel(tmp_path / f"{name}.npy")
-    assert not (tmp_path / "executed").exists()
-
-
 def test_a_png_that_promises_more_than_it_holds(tmp_path):
     whole = cv2.imencode(".png", np.zeros((12, 17), np.uint16))[1].tobytes()
     place = whole.index(b"IDAT") - 4
     (tmp_path / "promise.png").write_bytes(whole[:place] + b"\x7f" + whole[place + 1 :])
     with pytest.raises(ValueError, match=r"promise.png.*longer than the file"):
         read_picture(tmp_path / "promise.png")
-
-
-def test_bad_kernel_files_name_themselves(tmp_path):
-    contents = {
-        "other": {"K": np.eye(3)},
-        "shape": {"Kernel": np.ones((3, 5))},
-        "even": {"Kernel": np.ones((4, 4))},
-        "nan": {"Kernel": np.full((3, 3), np.nan)},
-        "zero": {"Kernel": np.zeros((3, 3))},
-        "text": {"Kernel": "abc"},
-    }
-    for name, content in contents.items():
-        scipy.io.savemat(tmp_path / f"{name}.mat", content)
-    (tmp_path / "damaged.mat").write_bytes(b"MATLAB 5.0 MAT-file, cut off")
-    scipy.io.savemat(tmp_path / "type.mat", {"Kernel": np.eye(3)})
-    whole = (tmp_path / "type.mat").read_bytes()
-    place = whole.index(b"Kernel\0\0") + 8
-    assert whole[place] == 9  # double; SciPy alone crashes at an unknown type
-    (tmp_path / "type.mat").write_bytes(whole[:place] + b"\xd9" + whole[place + 1 :])
-    scipy.io.savemat(tmp_path / "complex.mat", {"Kernel": 1j * np.eye(3)}, do_compression=True)
-    scipy.io.savemat(tmp_path / "cells.mat", {"Kernel": np.array([1, "a"], object)})
-    for path in tmp_path.glob("*.mat"):
-        with pytest.raises(ValueError, match=path.name):
-            read_kernel(path)
-    with pytest.raises(FileNotFoundError, match="absent"):
-        read_kernel(tmp_path / "absent.mat")
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "result.txt"
-    path.write_text("old")
-
-    def fail():
-        with atomic_write(path) as temporary:
-            temporary.write_text("half")
-            raise RuntimeError("interrupted")
-
-    with pytest.raises(RuntimeError):
-        fail()
-    assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["result.txt"]
