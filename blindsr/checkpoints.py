@@ -10,7 +10,11 @@ from torch import Tensor, nn
 
 from blindsr.files import atomic_write
 
-__all__ = ["check_resumable", "load_checkpoint", "load_state", "save_checkpoint"]
+__all__ = ["check_resumable", "load_checkpoint", "load_state", "save_checkpoint", "unwrapped"]
+
+# What trainings elsewhere put weights under.
+_WRAPPERS = ("params", "params_ema", "state_dict", "model_state")
+_PARALLEL = "module."  # what torch.nn.DataParallel puts before every name
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -38,8 +42,28 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def load_state(module: nn.Module, state: dict[str, Tensor], path: Path, what: str) -> None:
-    """Load ``state`` into ``module``; a mismatch is told in one line that names the file.
+def unwrapped(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The weights in a checkpoint that holds them under one of the usual names, and without ``module.`` before them.
+
+    >>> unwrapped({"params": {"module.weight": 1}, "step": 3}, Path("weights.pt"))
+    {'weight': 1}
+
+    Raises:
+        ValueError: there are several.
+    """
+    state = dict(content)
+    wrappers = [name for name in _WRAPPERS if isinstance(state.get(name), Mapping)]
+    if len(wrappers) > 1:
+        raise ValueError(f"{path}: holds several weights ({', '.join(wrappers)}); save those to use as a state_dict")
+    if wrappers:
+        state = dict(state[wrappers[0]])
+    if state and all(isinstance(name, str) and name.startswith(_PARALLEL) for name in state):
+        state = {name.removeprefix(_PARALLEL): value for name, value in state.items()}
+    return state
+
+
+def load_state(module: nn.Module, state: Mapping[str, Any], path: Path, what: str) -> None:
+    """Load ``state``, :func:`unwrapped`, into ``module``; a mismatch is told in one line that names the file.
 
     Args:
         what: what the weights should be for, as in "an x4 kernel prior".
@@ -47,6 +71,7 @@ def load_state(module: nn.Module, state: dict[str, Tensor], path: Path, what: st
     Raises:
         ValueError: keys or shapes differ from the module's.
     """
+    state = unwrapped(state, path)
     expected = module.state_dict()
     for key, value in expected.items():
         if key not in state:
@@ -57,7 +82,7 @@ def load_state(module: nn.Module, state: dict[str, Tensor], path: Path, what: st
             raise ValueError(f"{path}: not the weights of {what} ('{key}' is {shape}, expected {tuple(value.shape)})")
         if not torch.isfinite(found).all():
             raise ValueError(f"{path}: '{key}' holds values that are not finite; the file is of no use")
-    unknown = sorted(state.keys() - expected.keys())
+    unknown = sorted(map(str, state.keys() - expected.keys()))
     if unknown:
         raise ValueError(f"{path}: not the weights of {what} ('{unknown[0]}' is unknown)")
     module.load_state_dict(state)
