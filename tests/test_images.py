@@ -147,7 +147,7 @@ def test_the_colour_profile_stays_with_the_result(tmp_path, pixels, suffix, bits
     profile = profile[:16] + b"RGB " + profile[20:]
     save(tmp_path / f"wide{suffix}", pixels.astype(f"uint{bits}"), icc_profile=profile)
     picture = read_picture(tmp_path / f"wide{suffix}")
-    assert picture.icc_profile == profile
+    assert picture.carried.icc_profile == profile
     write_like(tmp_path / "result.png", picture.image, picture)
     assert Image.open(tmp_path / "result.png").info["icc_profile"] == profile
 
@@ -156,7 +156,7 @@ def test_a_profile_that_cannot_be_kept_is_left_out_and_said(tmp_path, pixels, ca
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for name, content, profile in (("cut", pixels, srgb[:200]), ("grey", pixels[:, :, 0], srgb)):
         save(tmp_path / f"{name}.jpg", content, icc_profile=profile)
-        assert read_picture(tmp_path / f"{name}.jpg").icc_profile is None
+        assert read_picture(tmp_path / f"{name}.jpg").carried.icc_profile is None
         assert f"{name}.jpg" in caplog.text
     grey = srgb[:16] + b"GRAY" + srgb[20:]
     for name, content in (("grey.png", pixels[:, :, 0]), ("alpha.png", pixels[:, :, :2])):
