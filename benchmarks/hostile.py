@@ -11,6 +11,7 @@ import io
 import multiprocessing
 import pickle
 import random
+import signal
 import tempfile
 import time
 from collections import Counter
@@ -208,7 +209,10 @@ def work(kind: str, folder: Path, questions: Connection) -> None:
     questions.send("ready")
     while True:
         path = questions.recv()
-        questions.send(read(kind, path))
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)  # of computing, however busy the machine; its signal ends us
+        outcome = read(kind, path)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        questions.send(outcome)
 
 
 def ask(kind: str, numbers: range, options: Options, folder: Path) -> Counter[str]:
@@ -227,15 +231,16 @@ def ask(kind: str, numbers: range, options: Options, folder: Path) -> Counter[st
             ours.recv()
         ours.send(path)
         try:
-            outcome = ours.recv() if ours.poll(SECONDS) else f"took more than {SECONDS} s"
+            outcome = ours.recv() if ours.poll(20 * SECONDS) else "did not answer"
         except EOFError:
             worker.join()
-            outcome = f"ended the process ({worker.exitcode})"
+            slow = worker.exitcode == -signal.SIGPROF
+            outcome = f"took more than {SECONDS} s" if slow else f"ended the process ({worker.exitcode})"
         if outcome not in ("read", "refused"):
             options.keep.mkdir(parents=True, exist_ok=True)
             (options.keep / f"{kind}_{options.seed}_{number}{SUFFIX[kind]}").write_bytes(path.read_bytes())
             print(f"{kind} {number}: {outcome[:200]}", flush=True)
-        if outcome.startswith(("took", "ended")):
+        if outcome.startswith(("took", "ended", "did")):
             worker.kill()
             worker.join()
             worker = None

@@ -102,15 +102,16 @@ def _opened(path: Path, data: bytes) -> Iterator[Image.Image]:
 
     From ``data``, the file's content: from a file, Pillow maps some into memory and turns those TIFFs wrongly.
     """
-    pillow_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # ours is known to the last pixel
+    # Pillow, which looks at each part of a file as well, refuses what is more than twice this.
+    pillow_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS / 2  # type: ignore[assignment]
     try:
         with _no_warnings(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width}×{image.height} pixels are more than {MAX_PIXELS}; use a smaller one")
             yield image
     except UnidentifiedImageError as error:
         reason = reason_not_read(path) or "not a picture that can be read; save it as PNG or JPEG, 8 or 16 bits"
         raise ValueError(f"{path}: {reason}") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path}: its pixels are more than {MAX_PIXELS}; use a smaller picture") from error
     except MemoryError:
         raise
     except ValueError as error:
