@@ -96,8 +96,8 @@ def tiled_sr(
         sr = _with_memory(net, lr.cpu(), kernel.cpu(), scale_factor, sigma, None, bfloat16, on_step)
     if sr is None:
         height, width = (scale_factor * length for length in lr.shape[-2:])
-        needed = LEAST_BYTES * height * width / 2**30
-        raise MemoryError(f"{width}×{height} result pixels take {needed:.1f} GiB at the very least")
+        needed = PICTURE_BYTES * height * width / 2**30
+        raise MemoryError(f"{width}×{height} result pixels take about {needed:.1f} GiB")
     return sr
 
 
