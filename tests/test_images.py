@@ -273,3 +273,14 @@ def test_a_png_that_promises_more_than_it_holds(tmp_path):
     (tmp_path / "promise.png").write_bytes(whole[:place] + b"\x7f" + whole[place + 1 :])
     with pytest.raises(ValueError, match=r"promise.png.*longer than the file"):
         read_picture(tmp_path / "promise.png")
+
+
+def test_a_frame_that_says_it_is_larger_than_its_picture(tmp_path, pixels):
+    path = tmp_path / "frame.gif"
+    Image.fromarray(pixels).save(path)
+    content = bytearray(path.read_bytes())
+    place = content.index(b",\0\0\0\0\x28\0\x20\0")  # the descriptor of the first frame, 40×32
+    content[place + 5 : place + 9] = b"\xff\xff\xff\xff"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"frame\.gif.*pixels are more than"):
+        read_picture(path)
