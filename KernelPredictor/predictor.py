@@ -36,6 +36,8 @@ TILES = 8
 SHRINKAGE = 0.25
 """By what share of its expected error a log-covariance is lowered: a kernel that is too wide costs the image more
 than one that is too narrow by as much."""
+PHOTO_SHRINKAGE = 0.1
+"""The same for weights that read noise: of photographs a larger error is expected, and noise bounds what it costs."""
 NOISE_OFFSET = 0.5
 """Grey levels added to a noise level before its logarithm is taken: noise far below rounding leaves no trace."""
 LEAST_COLOUR_NOISE = 1.5 / 255
@@ -222,8 +224,8 @@ class KernelPredictor(nn.Module):
     def predict(self, lr: Tensor, scale_factor: int, share: float = 1.0) -> Prediction:
         """Predict the kernel of an image from windows of it, each weighted by its expected precision.
 
-        It is somewhat narrower than the likeliest one (:data:`SHRINKAGE`). Turned and mirrored images give the same
-        kernel, turned and mirrored.
+        It is somewhat narrower than the likeliest one (:data:`SHRINKAGE`, :data:`PHOTO_SHRINKAGE`). Turned and
+        mirrored images give the same kernel, turned and mirrored.
 
         Args:
             lr: 1×3×h×w float32 in [0, 1].
@@ -241,7 +243,7 @@ class KernelPredictor(nn.Module):
         mean = (weights[:, None] * entries).sum(dim=0, keepdim=True)
         expected_error = float(2 * torch.exp((weights * log_errors).sum()))
         largest, smallest, _ = variances_and_angle(mean.cpu().double(), scale_factor)
-        mean[:, :2] -= SHRINKAGE * expected_error
+        mean[:, :2] -= (PHOTO_SHRINKAGE if self.noise_heads else SHRINKAGE) * expected_error
         lambda1, lambda2, theta = from_log_covariance(mean.cpu().double(), scale_factor, share)
         kernel = gaussian_kernels(lambda1, lambda2, theta, kernel_side(scale_factor), scale_factor)
         sigma = _noise_level(readings, lr)

@@ -66,8 +66,9 @@ def test_a_texture_that_tiles_has_no_seam(cases):
 
 
 def centroid(channel):
-    """Row and column of the middle of what differs from the corner."""
+    """Row and column of the middle of what differs clearly from the corner."""
     weights = np.abs(channel.astype(float) - channel[0, 0])
+    weights[weights < 20] = 0
     rows, cols = np.mgrid[: weights.shape[0], : weights.shape[1]]
     return np.array([(weights * rows).sum(), (weights * cols).sum()]) / weights.sum()
 
