@@ -29,29 +29,30 @@ def test_a_rehearsal_leaves_a_line_for_each_result(tmp_path):
         timeout=120,
     )
     lines = [json.loads(line) for line in output.read_text().splitlines()]
-    whats = [line["what"] for line in lines]
-    assert whats[:3] == ["channels last", "training steps", "all"], done.stderr
-    assert all(line["ok"] for line in lines[:2])
-    assert {"command", "commit", "device", "torch", "seconds", "at"} <= set(lines[0])
-    assert lines[0]["quick"] is True
+    methods = [line["what"]["method"] for line in lines]
+    assert methods[:3] == ["channels last", "training steps", "all"], done.stderr
+    assert all(line["values"]["ok"] for line in lines[:2])
+    assert {"command", "commit", "device", "torch", "at"} <= set(lines[0]["run"])
+    assert lines[0]["run"]["quick"] is True
     # What a part cannot do is told, and the rest goes on.
-    assert ("error" in lines[-1]) == (done.returncode == 1)
+    assert ("error" in lines[-1]["values"]) == (done.returncode == 1)
 
 
 def test_a_line_that_was_cut_off_is_dropped_and_a_run_that_was_not_is_known(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
     records, path = importlib.import_module("gpu_records").Records, tmp_path / "gpu.jsonl"
     first = records(path, torch.device("cpu"), quick=False)
-    first.add("paper", "a search", picture="bird", seed=0, psnr=30.0)
-    first.guarded("paper", "a search", lambda: 1 / 0, picture="bird", seed=1)
+    done, failed = ({"part": "paper", "method": "a search", "picture": "bird", "seed": seed} for seed in (0, 1))
+    first.add(done, {"psnr": 30.0})
+    first.guarded(failed, lambda: {"psnr": 1 / 0})
     assert first.failed == 1
     whole = path.read_text()
     path.write_text(whole + whole[:40])
     second = records(path, torch.device("cpu"), quick=False)
     assert path.read_text() == whole
-    assert second.has("paper", "a search", picture="bird", seed=0)
-    assert not second.has("paper", "a search", picture="bird", seed=1)
-    assert not records(path, torch.device("cpu"), quick=True).has("paper", "a search", picture="bird", seed=0)
+    assert second.has(done)
+    assert not second.has(failed)
+    assert not records(path, torch.device("cpu"), quick=True).has(done)
 
 
 @pytest.mark.cuda
