@@ -10,6 +10,8 @@ import pytest
 import torch
 from commands import REPOSITORY
 
+from KernelPredictor.training import PredictorSettings
+
 ESSENTIALS = ("prior", "predictor", "usrnet", "tiling", "training steps", "channels last", "graphs", "together")
 ESTIMATORS = ("DIP-FKP prediction", "DIP-FKP search", "KernelGAN-FKP search", "KernelGAN", "out of memory")
 WITHOUT_TYRO = "import runpy, sys; sys.modules['tyro'] = None; sys.argv[0] = path = sys.argv.pop(1); "
@@ -53,6 +55,41 @@ def test_a_line_that_was_cut_off_is_dropped_and_a_run_that_was_not_is_known(tmp_
     assert second.has(done)
     assert not second.has(failed)
     assert not records(path, torch.device("cpu"), quick=True).has(done)
+
+
+def test_a_training_plans_its_steps_ends_in_time_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    training, records = (importlib.import_module(name) for name in ("gpu_training", "gpu_records"))
+    calls = []
+
+    def train(images, settings, folder, device, resume, start, on_step):
+        calls.append((folder.name, settings.steps, resume, start))
+        for step in range(1, settings.steps + 1):
+            clock.left = 9.0 if folder.name == "probe" or resume else -1.0 if step == 4 else 9.0
+            on_step(step, 0.5)
+            if step == 2:
+                folder.mkdir(exist_ok=True)
+                (folder / "last.pt").write_bytes(b"")
+
+    class Clock:
+        left = 9.0
+
+    clock = Clock()
+    kept = records.Records(tmp_path / "gpu.jsonl", torch.device("cpu"), quick=True)
+    fake = type("Fake", (), {"left": lambda self: clock.left})()
+    session = records.Session(kept, fake, torch.device("cpu"), quick=True)
+    folder, start = tmp_path / "run", tmp_path / "weights.pth"
+    arguments = (train, start, PredictorSettings(), None, folder, session)
+    first = training._trained(*arguments)
+    assert (first["step"], first["steps"]) == (4, 8)
+    assert "out of time" in first["note"]
+    second = training._trained(*arguments)
+    assert (second["step"], second["steps"]) == (8, 8)
+    assert calls == [
+        ("probe", 6, None, start),
+        ("run", 8, None, start),
+        ("run", 8, folder / "last.pt", start),
+    ]
 
 
 @pytest.mark.cuda
