@@ -44,6 +44,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--checks", nargs="+", default=list(CHECKS), choices=list(CHECKS), help="of the part checks")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: benchmarks/results/gpu-<device>.jsonl")
     parser.add_argument("--images", type=Path, metavar="DIR", help="photographs to train on")
+    parser.add_argument("--photographs", action="store_true", help="train for photographs, not for prepared pictures")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="where a training's weights go, and go on from")
     return parser.parse_args()
 
@@ -52,7 +53,8 @@ def measure(options: argparse.Namespace, session: Session) -> None:
     def checks(part: Session) -> None:
         for name in options.checks:
             if part.clock.left() > 0:
-                session.records.guarded("checks", name, partial(CHECKS[name], session.device, session.quick))
+                what = {"part": "checks", "method": name}
+                session.records.guarded(what, partial(CHECKS[name], session.device, session.quick))
 
     def speed(part: Session) -> None:
         fit_steps(part.part(0.3 * part.clock.left()))
@@ -67,7 +69,7 @@ def measure(options: argparse.Namespace, session: Session) -> None:
             return {"left": session.clock.left()}
 
         if session.clock.left() > 0:
-            session.records.guarded(name, "all", run)
+            session.records.guarded({"part": name, "method": "all"}, run)
 
 
 def main() -> int:
@@ -75,14 +77,14 @@ def main() -> int:
     keep_freed_memory()
     device = pick_device(options.device)
     path = options.output or REPOSITORY / "benchmarks" / "results" / f"gpu-{device.type}.jsonl"
-    records = Records(path, device, quick=options.quick)
+    records = Records(path, device, options.quick)
     session = Session(records, Clock(options.budget), device, options.quick)
-    print(f"{records.fixed['device']}, torch {torch.__version__}, {options.budget:.0f} s, to {path}", flush=True)
+    print(f"{records.run['device']}, torch {torch.__version__}, {options.budget:.0f} s, to {path}", flush=True)
     if options.what == "measure":
         measure(options, session)
     else:
-        train = partial(TRAININGS[options.what], options.images, options.folder, session)
-        records.guarded("training", options.what, train)
+        train = partial(TRAININGS[options.what], options.images, options.folder, options.photographs, session)
+        records.guarded({"part": "training", "method": options.what}, train)
     print(f"{records.failed} failed, {session.clock.left():.0f} s left")
     return int(records.failed > 0)
 

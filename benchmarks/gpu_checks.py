@@ -132,8 +132,8 @@ def _gradient(network: nn.Module, loss: Callable[[nn.Module, torch.device], Tens
 
 
 def _predictor_loss(net: KernelPredictor, luma: Tensor, target: Tensor) -> Tensor:
-    entries, log_errors = net(luma, 2)
-    return laplace_loss(entries, log_errors, target)
+    reading = net(luma, 2)
+    return laplace_loss(reading.entries, reading.log_errors, target)
 
 
 def training_steps(device: torch.device, quick: bool) -> Found:

@@ -1,24 +1,18 @@
-"""What a measurement that may be cut off leaves: a line for each result, and an eye on the clock."""
+"""What a measurement that may be cut off leaves: a record for each result, and an eye on the clock."""
 
 import contextlib
-import json
 import os
-import platform
-import subprocess
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-__all__ = ["Clock", "Records", "Session", "device_name", "measuring"]
+from logbook import REPOSITORY, Values, What, append, device_name, read, run_metadata
 
-
-REPOSITORY = Path(__file__).resolve().parent.parent
+__all__ = ["Clock", "Records", "Session", "measuring"]
 
 
 @dataclass(frozen=True)
@@ -36,74 +30,41 @@ class Clock:
         return Clock(min(seconds, self.left()))
 
 
-def device_name(device: torch.device) -> str:
-    """The GPU's name, or the processor's."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return f"{line.split(': ', 1)[1]}, {torch.get_num_threads()} threads"
-    return platform.processor()
-
-
-def _commit() -> str:
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return done.stdout.strip()
-
-
 class Records:
-    """Appends a line of JSON for each result to a file, at once, and prints it.
+    """The records of a file (:mod:`logbook`), to which each result is appended at once, and printed.
+
+    What is measured has at least a ``part`` and a ``method``.
 
     Args:
-        path: the file; made with its folder.
+        path: the file; a line that an earlier run was cut off in is dropped.
         device: what is measured.
+        quick: whether this is a rehearsal, whose figures mean nothing.
     """
 
-    def __init__(self, path: Path, device: torch.device, **circumstances: Any) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: Path, device: torch.device, quick: bool) -> None:
+        if path.exists() and not path.read_text().endswith("\n"):
+            whole, newline, _ = path.read_text().rpartition("\n")
+            path.write_text(whole + newline)
         self.path, self.failed = path, 0
-        self.lines: list[dict[str, Any]] = []
-        earlier = path.read_text() if path.exists() else ""
-        if earlier and not earlier.endswith("\n"):  # a run was cut off in the middle of a line
-            path.write_text(earlier.rpartition("\n")[0] + "\n" if "\n" in earlier else "")
-        for line in earlier.splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                self.lines.append(json.loads(line))
-        self.fixed = {
-            "command": " ".join(["python", *sys.argv]),
-            "commit": _commit(),
-            "device": device_name(device),
-            "torch": torch.__version__,
-            **circumstances,
-        }
+        self.records = read(path)
+        self.run = {**run_metadata(), "device": device_name(device), "quick": quick}
 
-    def add(self, part: str, what: str, **values: Any) -> None:
-        """Take down a result: scores, ``seconds``, ``gigabytes``, ``seed`` and what else says what it is."""
-        line = {
-            "part": part,
-            "what": what,
-            **values,
-            **self.fixed,
-            "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        }
-        shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in values.items()}
-        print(f"{part:>9}  {what}  " + "  ".join(f"{name} {value}" for name, value in shown.items()), flush=True)
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-        self.lines.append(line)
+    def add(self, what: What, values: Values) -> None:
+        """Take down a result: scores, ``seconds``, ``gigabytes``."""
+        self.records.append(append(self.path, what, values, {**self.run, "at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}))
+        shown = (f"{name} {f'{value:.4g}' if isinstance(value, float) else value}" for name, value in values.items())
+        print(f"{', '.join(map(str, what.values()))}: {'  '.join(shown)}", flush=True)
 
-    def has(self, part: str, what: str, **values: Any) -> bool:
-        """Whether this result was taken down already, on such a device, and not in a rehearsal."""
-        wanted = {"part": part, "what": what, **values, "device": self.fixed["device"], "quick": self.fixed["quick"]}
-        return any("error" not in line and wanted.items() <= line.items() for line in self.lines)
+    def has(self, what: What) -> bool:
+        """Whether there is a result, of such a device, and not of a rehearsal unless this is one."""
+        return any(
+            record.what == what
+            and "error" not in record.values
+            and all(record.run.get(name) == self.run[name] for name in ("device", "quick"))
+            for record in self.records
+        )
 
-    def guarded(self, part: str, what: str, measure: Callable[[], dict[str, Any]], **values: Any) -> None:
+    def guarded(self, what: What, measure: Callable[[], Values]) -> None:
         """Take down what ``measure`` says, or how it failed; the rest goes on."""
         began = time.perf_counter()
         try:
@@ -111,12 +72,11 @@ class Records:
         except Exception as error:  # whatever it is, the other parts are worth having
             self.failed += 1
             traceback.print_exc()
-            message = f"{type(error).__name__}: {error}".split("\n")[0][:300]
-            self.add(part, what, **values, error=message)
+            self.add(what, {"error": f"{type(error).__name__}: {error}".split("\n")[0][:300]})
             torch.cuda.empty_cache()
             return
         self.failed += not found.get("ok", True)
-        self.add(part, what, **{"seconds": time.perf_counter() - began, **values, **found})
+        self.add(what, {"seconds": time.perf_counter() - began, **found})
 
 
 @dataclass(frozen=True)

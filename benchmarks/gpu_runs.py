@@ -67,8 +67,9 @@ def set5_paper(session: Session) -> None:
             path = weights / f"FKP_x{scale_factor}.pt"
             estimator = dip.pretrained_estimator(scale_factor, device, settings, path_prior=path)
             for item in find_items(str(session.reference / "Set5"), "DIPFKP", scale_factor)[: 1 if quick else None]:
-                what = {"picture": item.name, "sf": scale_factor}
-                missing = [seed for seed in seeds if not records.has("paper", "DIP-FKP paper", **what, seed=seed)]
+                what = {"part": "paper", "method": "DIP-FKP, paper", "dataset": "Set5", "scale": scale_factor}
+                what |= {"weights": "official", "picture": item.name}
+                missing = [seed for seed in seeds if not records.has({**what, "seed": seed})]
                 if not missing or session.clock.left() < 1.2 * slowest * len(missing) + 5:
                     continue
                 example = read_example(item, scale_factor)
@@ -78,7 +79,7 @@ def set5_paper(session: Session) -> None:
                 for one in made:
                     scores = _scored(net, one, example, scale_factor, device)
                     shared = {**found, "seconds": one.seconds, "at_once": len(missing)}
-                    records.add("paper", "DIP-FKP paper", **what, seed=one.seed, **scores, **shared)
+                    records.add({**what, "seed": one.seed}, {**scores, **shared})
 
 
 @cache
@@ -121,14 +122,15 @@ def kernelgan_paper(session: Session) -> None:
     slowest = 0.0
     for seed in (0, 1, 2):
         for name, example in list(kernelgan_examples(4).items())[: 1 if quick else None]:
-            what = {"picture": name, "sf": 4, "seed": seed}
-            if records.has("kernelgan", "KernelGAN-FKP paper", **what) or session.clock.left() < 1.1 * slowest + 5:
+            what = {"part": "kernelgan", "method": "KernelGAN-FKP, paper", "scale": 4, "weights": "ours"}
+            what |= {"picture": name, "seed": seed}
+            if records.has(what) or session.clock.left() < 1.1 * slowest + 5:
                 continue
             with measuring(device) as found:
                 one = estimator(example[0].to(device), 4, seed=seed)
             slowest = max(slowest, found["seconds"])
             scores = _scored(net, one, example, 4, device)
             below = _scored(net, replace(one, kernel=example[1]), example, 4, device)["psnr"] - scores["psnr"]
-            records.add("kernelgan", "KernelGAN-FKP paper", **what, **scores, gap=-below, **found)
+            records.add(what, {**scores, "gap": -below, **found})
         if quick:
             break

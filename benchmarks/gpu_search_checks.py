@@ -17,7 +17,7 @@ from blindsr.images import read_image, to_uint8
 from blindsr.kernel_files import read_kernel
 from blindsr.metrics import kernel_psnr, psnr_ssim_y
 from blindsr.paths import data_folder
-from logbook import in_own_process
+from logbook import own_process
 from NonblindSR.tiling import tiled_sr
 from NonblindSR.usrnet import USRNet
 
@@ -166,7 +166,8 @@ def graphs(device: torch.device, quick: bool) -> Found:
 
 def failed_capture(device: torch.device, quick: bool) -> Found:
     """A search whose steps cannot be captured, and a plain one; in a process that may be lost."""
-    return in_own_process(_failed_capture, str(device))
+    with own_process() as call:
+        return call(_failed_capture, str(device))
 
 
 def _failed_capture(device: str) -> Found:

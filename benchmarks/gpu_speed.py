@@ -50,9 +50,12 @@ def fit_steps(session: Session) -> None:
             if session.clock.left() > 15:
                 measure = partial(_fit_seconds, settings, side, pictures, device)
                 with _run_by(way):
-                    records.guarded("steps", name, measure, pictures=pictures, side=side, way=way)
+                    what = {"part": "steps", "method": name, "pictures": pictures, "side": side, "way": way}
+                    records.guarded(what, measure)
     if device.type == "cuda" and session.clock.left() > 15:
-        records.guarded("steps", "profile", partial(_profile, replace(search, iterations=10), device))
+        records.guarded(
+            {"part": "steps", "method": "profile"}, partial(_profile, replace(search, iterations=10), device)
+        )
 
 
 @contextmanager
@@ -174,7 +177,7 @@ def _estimated(estimator: Any, lrs: Sequence[Tensor], scale_factor: int, way: st
 
 def _timed(
     session: Session,
-    what: str,
+    method: str,
     case: tuple[int, str],
     run: Callable[[], Sequence[Any]],
     examples: list[Example],
@@ -200,7 +203,8 @@ def _timed(
             **scores,
         }
 
-    session.records.guarded("speed", what, measure, sf=scale_factor, way=way, seed=0)
+    what = {"part": "speed", "method": method, "scale": scale_factor, "way": way, "seed": 0}
+    session.records.guarded(what, measure)
 
 
 def usrnet_sizes(session: Session) -> None:
@@ -220,4 +224,4 @@ def usrnet_sizes(session: Session) -> None:
                 return found
 
             if session.clock.left() > 20 or device.type == "cuda":
-                records.guarded("speed", f"USRNet, {name}", measure, bfloat16=bfloat16)
+                records.guarded({"part": "speed", "method": "USRNet", "size": name, "bfloat16": bfloat16}, measure)

@@ -22,9 +22,11 @@ from gpu_records import Session
 from KernelPredictor import KernelPredictor
 from KernelPredictor.training import PredictorSettings
 from KernelPredictor.training import train as fit_predictor
+from KernelPredictor.training import weights_name as predictor_name
 from NonblindSR.evaluation import read_example, score
 from NonblindSR.training import USRNetSettings
 from NonblindSR.training import train as fit_usrnet
+from NonblindSR.training import weights_name as usrnet_name
 from NonblindSR.usrnet import USRNet
 
 __all__ = ["train_predictor", "train_usrnet"]
@@ -43,7 +45,7 @@ class _OutOfTimeError(Exception):
 
 
 def _trained(
-    train: Train, name: str, settings: Settings, images: Path | None, folder: Path, session: Session
+    train: Train, start: Path, settings: Settings, images: Path | None, folder: Path, session: Session
 ) -> dict[str, Any]:
     """Train with as many steps as fit into the time; where ``folder`` holds a training already, go on with that.
 
@@ -58,7 +60,7 @@ def _trained(
         probe = replace(settings, steps=6 if session.quick else PROBE)
         ends: list[float] = []
         train(
-            pictures, probe, folder / "probe", session.device, None, pretrained_path(name),
+            pictures, probe, folder / "probe", session.device, None, start,
             lambda step, loss: ends.append(time.perf_counter()),
         )  # fmt: skip
         per_step = (ends[-2] - ends[len(ends) // 2]) / max(1, len(ends) - 2 - len(ends) // 2)
@@ -75,7 +77,7 @@ def _trained(
 
     began = time.perf_counter()
     try:
-        train(pictures, settings, folder, session.device, resume, pretrained_path(name), on_step)
+        train(pictures, settings, folder, session.device, resume, start, on_step)
     except _OutOfTimeError:
         done["note"] = "out of time: the same command goes on from the last checkpoint"
     return {**done, "steps": steps, "training s": time.perf_counter() - began, "pictures": len(pictures)}
@@ -89,25 +91,28 @@ def _photographs(session: Session) -> list[Tensor]:
     return [torch.randint(256, (3, 400, 400), generator=generator, dtype=torch.uint8) for _ in range(4)]
 
 
-def train_usrnet(images: Path | None, folder: Path | None, session: Session) -> dict[str, Any]:
+def train_usrnet(images: Path | None, folder: Path | None, photographs: bool, session: Session) -> dict[str, Any]:
     """USRNet with noise up to 50, then PSNR on Set5 with true kernels, without and with noise of 10 grey levels."""
     folder = folder or runs_folder() / "gpu-usrnet"
     settings = USRNetSettings(
         batch=2 if session.quick else 128,
         patch=96,
         sigma_max=50.0,
+        known_sigma=15.0,
+        photographs=photographs,
         learning_rate=3e-4,
         muon_rate=1e-3,
         held_out=1 if session.quick else 8,
         warmup=100,
     )
-    found = _trained(fit_usrnet, "usrnet_tiny.pth", settings, images, folder, session)
-    for name, path in (("shipped", None), ("trained", folder / "usrnet_tiny.pth")):
+    found = _trained(fit_usrnet, pretrained_path("usrnet_tiny.pth"), settings, images, folder, session)
+    for name, path in (("shipped", None), ("trained", folder / usrnet_name(settings))):
         if path is None or path.exists():
             net = USRNet.from_pretrained(path).to(session.device)
             for sigma in (0, 10):
                 scores = {f"x{s}": _true_kernel_psnr(net, s, sigma / 255, session) for s in (2, 3, 4)}
-                session.records.add("training", "USRNet on Set5", weights=name, sigma=sigma, scores=scores)
+                what = {"part": "training", "method": "USRNet", "dataset": "Set5", "weights": name, "sigma": sigma}
+                session.records.add(what, {"psnr": scores})
     return found
 
 
@@ -123,25 +128,28 @@ def _true_kernel_psnr(net: USRNet, scale_factor: int, sigma: float, session: Ses
     return float(np.mean(scores))
 
 
-def train_predictor(images: Path | None, folder: Path | None, session: Session) -> dict[str, Any]:
+def train_predictor(images: Path | None, folder: Path | None, photographs: bool, session: Session) -> dict[str, Any]:
     """The kernel predictor, then its kernels on Set5: kernel PSNR, and PSNR with the shipped USRNet."""
     folder = folder or runs_folder() / "gpu-predictor"
     settings = PredictorSettings(
         pixels=8_000 if session.quick else 4 * 73_728,
         crops=(40,) if session.quick else (72, 108, 144),
+        photographs=photographs,
+        sigma_max=50.0 if photographs else 10.0,
         learning_rate=1e-3,
         muon_rate=1e-3,
         held_out=1 if session.quick else 40,
         warmup=100,
     )
-    found = _trained(fit_predictor, "kernel_predictor.pth", settings, images, folder, session)
+    found = _trained(fit_predictor, pretrained_path("kernel_predictor.pth"), settings, images, folder, session)
     net = USRNet.from_pretrained().to(session.device)
-    for name, path in (("shipped", None), ("trained", folder / "kernel_predictor.pth")):
+    for name, path in (("shipped", None), ("trained", folder / predictor_name(settings))):
         if path is None or path.exists():
             predictor = KernelPredictor.from_pretrained(path).to(session.device)
             for scale_factor in (2, 3, 4):
                 scores = partial(_predicted, predictor, net, scale_factor, session)
-                session.records.guarded("training", "prediction on Set5", scores, weights=name, sf=scale_factor)
+                what = {"part": "training", "method": "prediction", "dataset": "Set5", "weights": name}
+                session.records.guarded({**what, "scale": scale_factor}, scores)
     return found
 
 
