@@ -61,7 +61,7 @@ class GeneratorSearch:
         with torch.no_grad():
             kernel = self.downsampler.kernel()
         log.kernel(kernel, last=True)
-        return post_process(kernel), converged(moving)
+        return post_process(kernel), converged(list(moving))
 
     def _noisy(self, patches: Tensor) -> Tensor:
         return patches + torch.randn(patches.shape, generator=self.generator).to(patches.device) / 255
