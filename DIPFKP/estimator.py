@@ -3,22 +3,20 @@ kernel that a predictor sees in it."""
 
 import logging
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from blindsr.degradation import border, centre_crop
 from blindsr.devices import fetch_interval, free_memory
-from blindsr.estimation import Estimate, OnStep, SearchLog
+from blindsr.estimation import Checkpoint, Estimate, OnStep, SearchLog
 from blindsr.kernels import kernel_side
-from DIPFKP.fit import Fit, SearchedKernels, Target, baseline_kernels, latent_kernels, ssim
+from DIPFKP.fit import Fit, SearchedKernels, baseline_kernels, fit_both, latent_kernels, ssim
 from DIPFKP.settings import DIPModel, DIPSettings, preset
+from DIPFKP.target import Target, joint_target, textured_crop
 from FKP import KernelPrior
 from KernelPredictor import KernelPredictor
 
@@ -43,19 +41,6 @@ MOST_AT_ONCE = 32
 """Most images to search as one, far more than fill a GPU."""
 
 
-def textured_crop(lr: Tensor, side: int) -> Tensor:
-    """The side×side window (smaller where the image is) of 1×C×h×w with the largest gradient energy."""
-    height, width = lr.shape[-2:]
-    rows, cols = min(side, height), min(side, width)
-    energy = F.pad(lr.diff(dim=-1).square().sum(1), (0, 1)) + F.pad(lr.diff(dim=-2).square().sum(1), (0, 0, 0, 1))
-    # Window sums from an integral image: their cost does not depend on the window.
-    integral = F.pad(energy[0].cpu().double().cumsum(0).cumsum(1), (1, 0, 1, 0))
-    strips = integral[rows:] - integral[:-rows]
-    sums = strips[:, cols:] - strips[:, :-cols]
-    top, left = divmod(int(sums.argmax()), sums.shape[1])
-    return lr[..., top : top + rows, left : left + cols]
-
-
 @dataclass(frozen=True)
 class DIPEstimator:
     """:func:`estimate` with all that does not depend on the image, for one image or several at once."""
@@ -66,12 +51,26 @@ class DIPEstimator:
     model: DIPModel = "DIPFKP"
     want_image: bool = False
 
-    def __call__(self, lr: Tensor, scale_factor: int, *, seed: int = 0, on_step: OnStep | None = None) -> Estimate:
-        return self.batch([lr], scale_factor, seeds=[seed], on_step=on_step)[0]
+    def __call__(
+        self,
+        lr: Tensor,
+        scale_factor: int,
+        *,
+        seed: int = 0,
+        on_step: OnStep | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> Estimate:
+        return self.batch([lr], scale_factor, seeds=[seed], on_step=on_step, checkpoint=checkpoint)[0]
 
     @torch.random.fork_rng(devices=[])  # PyTorch's layers draw weights that are redrawn here
     def batch(
-        self, lrs: Sequence[Tensor], scale_factor: int, *, seeds: Sequence[int], on_step: OnStep | None = None
+        self,
+        lrs: Sequence[Tensor],
+        scale_factor: int,
+        *,
+        seeds: Sequence[int],
+        on_step: OnStep | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> list[Estimate]:
         """Estimates of several images that are searched as one, for a GPU, which one alone does not fill.
 
@@ -81,6 +80,8 @@ class DIPEstimator:
             lrs: as of :func:`estimate`; all of one of :meth:`groups`.
             seeds: one for each.
             on_step: as of :func:`estimate`; the loss is the images' mean.
+            checkpoint: one for all of them, which are searched as one; as of
+                :class:`~blindsr.estimation.ResumableEstimator`.
 
         Returns:
             Their seconds are equal shares of the time.
@@ -88,11 +89,9 @@ class DIPEstimator:
         Raises:
             ValueError: as :func:`estimate`, or the images cannot be searched as one.
         """
-        began = time.perf_counter()
         settings = self._settings()
         if len(self.groups(lrs, scale_factor)) > 1:
             raise ValueError("pictures of different sizes cannot be searched as one")
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         joint, whole = self._targets(lrs, scale_factor)
         refit = self._refit_settings(covered=joint.lr.shape[2:] == whole.lr.shape[2:])
         for target, each in ((joint, settings), (whole, refit)):
@@ -100,19 +99,22 @@ class DIPEstimator:
                 _require_memory(target, each)
         if refit is not None and not settings.circular:
             _announce(whole, refit)
-        kernels, predictions = self._start(lrs, scale_factor, generators)
         total = settings.iterations + (refit.iterations if refit is not None else 0)
         advice = "use a smaller --image-rate or --kernel-rate"
-        log = SearchLog(total, on_step, advice, fetch_interval(joint.lr.device))
-        images = Fit(joint, settings, kernels, generators).run(log) if settings.iterations else None
-        with torch.no_grad():
-            found = kernels.decode()
-        log.kernel(found, last=True)
-        if refit is not None:
-            images = Fit(whole, refit, SearchedKernels(lambda: found), generators).run(log)
+        log = SearchLog(total, on_step, advice, fetch_interval(joint.lr.device), checkpoint)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        kernels, predictions = self._start(lrs, scale_factor, generators)
+        # Made in any case: the draws of a refit come after its.
+        fit = Fit(joint, settings, kernels, generators) if settings.iterations else None
+
+        def fit_again(found: Tensor) -> Fit | None:
+            held = SearchedKernels(lambda: found.to(whole.lr.device))
+            return None if refit is None else Fit(whole, refit, held, generators)
+
+        found, images = fit_both(kernels, fit, fit_again, log)
         taken = [log.of(index) for index in range(len(lrs))]
         found, images = found.cpu(), images.cpu() if images is not None and self.want_image else None
-        seconds = (time.perf_counter() - began) / len(lrs)
+        seconds = log.seconds / len(lrs)
         return [
             Estimate(
                 kernel=found[index : index + 1],
@@ -133,7 +135,7 @@ class DIPEstimator:
         """
         by_size: dict[tuple[object, ...], list[int]] = {}
         for index, lr in enumerate(lrs):
-            target = _joint_target(lr, scale_factor, self._settings())
+            target = joint_target(lr, scale_factor, self._settings())
             whole = lr.shape if self.want_image else None
             by_size.setdefault((target.lr.shape, target.circular, whole), []).append(index)
         return list(by_size.values())
@@ -158,7 +160,7 @@ class DIPEstimator:
     def _targets(self, lrs: Sequence[Tensor], scale_factor: int) -> tuple[Target, Target]:
         """What the kernels are searched on, and the whole images, of one of :meth:`groups`."""
         settings = self._settings()
-        targets = [_joint_target(lr, scale_factor, settings) for lr in lrs]
+        targets = [joint_target(lr, scale_factor, settings) for lr in lrs]
         joint = replace(targets[0], lr=torch.cat([target.lr for target in targets]))
         # Without an image to fit only the first one's size counts.
         lr = torch.cat(list(lrs)) if self.want_image else lrs[0]
@@ -294,25 +296,3 @@ def _announce(target: Target, settings: DIPSettings) -> None:
         took = f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
         height, width = target.size
         logger.warning("without --SR the deep image prior makes the %d×%d picture, in about %s", width, height, took)
-
-
-def _joint_target(lr: Tensor, scale_factor: int, settings: DIPSettings) -> Target:
-    """What the kernel is estimated on: the pixels of a crop that do not see beyond it, or the whole picture.
-
-    Raises:
-        ValueError: the picture cannot hold the kernel.
-    """
-    side = kernel_side(scale_factor)
-    height, width = lr.shape[-2:]
-    if min(height, width) * scale_factor < side:
-        raise ValueError(
-            f"the picture ({width}×{height}) is too small: at x{scale_factor} it needs at least "
-            f"{-(-side // scale_factor)} pixels on each side to hold the {side}×{side} kernel"
-        )
-    take = textured_crop if settings.crop_position == "texture" else centre_crop
-    outside = border(side, scale_factor)
-    crop = take(lr, max(settings.crop // scale_factor, -(-side // scale_factor), 2 * outside + 1))
-    if crop.shape == lr.shape or min(crop.shape[-2:]) <= 4 * outside:
-        # No crop where its border, which does not count, would be half of it.
-        return Target(lr, scale_factor, settings.circular)
-    return Target(crop[..., outside:-outside, outside:-outside], scale_factor, circular=False)

@@ -1,6 +1,5 @@
 """KernelGAN-FKP (FKP, section 3.4) and KernelGAN: the kernel whose downsampling keeps an image's patches alike."""
 
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 from blindsr.devices import fetch_interval, gains_from_bfloat16
-from blindsr.estimation import Estimate, OnStep, SearchLog
+from blindsr.estimation import Checkpoint, Estimate, OnStep, SearchLog
 from blindsr.kernels import centre, kernel_x4_from_x2, normalize
 from FKP import KernelPrior
 from KernelGANFKP.baseline import GeneratorSearch
@@ -44,12 +43,19 @@ class GANEstimator:
     float32: bool = False
 
     @torch.random.fork_rng(devices=[])  # PyTorch's layers draw weights that are redrawn here
-    def __call__(self, lr: Tensor, scale_factor: int, *, seed: int = 0, on_step: OnStep | None = None) -> Estimate:
-        began = time.perf_counter()
+    def __call__(
+        self,
+        lr: Tensor,
+        scale_factor: int,
+        *,
+        seed: int = 0,
+        on_step: OnStep | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> Estimate:
         require_possible(scale_factor, self.settings, self.model)
         generator = torch.Generator().manual_seed(seed)
         advice = "use a smaller --critic-rate or --kernel-rate"
-        log = SearchLog(self.settings.iterations, on_step, advice, fetch_interval(lr.device))
+        log = SearchLog(self.settings.iterations, on_step, advice, fetch_interval(lr.device), checkpoint)
         # What computes in bfloat16 is chosen here, not by a caller's autocast.
         with torch.autocast(lr.device.type, enabled=False):
             if self.model == "KernelGAN":
@@ -62,7 +68,7 @@ class GANEstimator:
         return Estimate(
             kernel=kernel.cpu(),
             image=None,
-            seconds=time.perf_counter() - began,
+            seconds=log.seconds,
             seed=seed,
             **found.predicted,
             converged=found.converged,

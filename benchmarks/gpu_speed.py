@@ -79,7 +79,7 @@ def _fit_seconds(settings: dip.DIPSettings, side: int, pictures: int, device: to
     for iterations in (settings.iterations // 5 or 1, settings.iterations):
         fit = _new_fit(replace(settings, iterations=iterations), side, pictures, device)
         with measuring(device) as found:
-            fit.run(SearchLog(iterations, None, "", 25))
+            fit.run(SearchLog(iterations, None, "", 25), {})
         seconds.append(found["seconds"])
     per_step = (seconds[1] - seconds[0]) / (settings.iterations - (settings.iterations // 5 or 1))
     per_picture = 1000 * per_step / pictures
@@ -103,7 +103,7 @@ def _profile(settings: dip.DIPSettings, device: torch.device) -> dict[str, Any]:
     """The kernels that take most of 16 pictures' iterations, in ms an iteration."""
     fit = _new_fit(settings, 128, 16, device)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        fit.run(SearchLog(settings.iterations, None, "", 25))
+        fit.run(SearchLog(settings.iterations, None, "", 25), {})
     events = sorted(profile.key_averages(), key=lambda event: -event.self_device_time_total)[:12]
     per_step = 1000 * settings.iterations
     return {"ms_by_kernel": {event.key[:60]: round(event.self_device_time_total / per_step, 3) for event in events}}

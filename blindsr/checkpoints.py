@@ -10,7 +10,15 @@ from torch import Tensor, nn
 
 from blindsr.files import atomic_write
 
-__all__ = ["check_resumable", "load_checkpoint", "load_state", "save_checkpoint", "unwrapped"]
+__all__ = [
+    "check_resumable",
+    "load_checkpoint",
+    "load_optimizer",
+    "load_state",
+    "optimizer_state",
+    "save_checkpoint",
+    "unwrapped",
+]
 
 # What trainings elsewhere put weights under.
 _WRAPPERS = ("params", "params_ema", "state_dict", "model_state")
@@ -115,3 +123,20 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint of tensors and plain values, whole or not at all."""
     with atomic_write(path) as temporary:
         torch.save(content, temporary)
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """What an optimiser's next steps depend on, the parameters included; not a copy."""
+    return {"parameters": [parameter.detach() for parameter in _parameters(optimizer)], **optimizer.state_dict()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Put an optimiser of the same parameters, and these in place, into a state of :func:`optimizer_state`."""
+    optimizer.load_state_dict({key: value for key, value in state.items() if key != "parameters"})
+    with torch.no_grad():
+        for parameter, value in zip(_parameters(optimizer), state["parameters"], strict=True):
+            parameter.copy_(value)
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

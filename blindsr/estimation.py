@@ -1,9 +1,11 @@
 """What a kernel estimator takes and gives: the contract between estimators and the pipeline."""
 
+import inspect
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeGuard
 
 import torch
 from torch import Tensor
@@ -11,13 +13,16 @@ from torch import Tensor
 from blindsr.kernels import align, unalign
 
 __all__ = [
+    "Checkpoint",
     "Estimate",
     "Estimator",
     "NoiseEstimator",
     "NonblindSR",
     "OnStep",
     "Preset",
+    "ResumableEstimator",
     "SearchLog",
+    "is_resumable",
     "place",
 ]
 
@@ -54,7 +59,7 @@ class Estimate:
     losses: list[float]
     """Loss of every iteration."""
     seconds: float
-    """Wall-clock time of the estimation."""
+    """Wall-clock time of the estimation, before it was broken off included."""
     seed: int
     """Seed of every draw: the same seed, settings and CPU give the same estimate (a GPU adds in no fixed order)."""
     critic_losses: list[float] = field(default_factory=list)
@@ -109,8 +114,52 @@ class Estimator(Protocol):
         ...
 
 
+class Checkpoint(Protocol):
+    """Keeps the state of one search, so that a search that is broken off can go on from there."""
+
+    def load(self) -> dict[str, Any] | None:
+        """The state last saved of this search, tensors on the CPU; None where there is none."""
+        ...
+
+    def due(self) -> bool:
+        """Whether it is time to save."""
+        ...
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Take down ``state``, tensors and plain values, at once: the search will change the tensors."""
+        ...
+
+
+class ResumableEstimator(Protocol):
+    """An :class:`Estimator` that can go on with a search that was broken off. It still opens no file."""
+
+    def __call__(
+        self,
+        lr: Tensor,
+        scale_factor: int,
+        *,
+        seed: int,
+        on_step: OnStep | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> Estimate:
+        """As of :class:`Estimator`. On one CPU the estimate is that of an unbroken search, bit for bit.
+
+        Args:
+            checkpoint: of a search of the same image with the same settings and seed.
+        """
+        ...
+
+
+def is_resumable(estimator: Estimator | ResumableEstimator) -> TypeGuard[ResumableEstimator]:
+    """Whether an estimator is given checkpoints: whether it has a parameter called ``checkpoint``."""
+    try:
+        return "checkpoint" in inspect.signature(estimator).parameters
+    except (TypeError, ValueError):  # some of what can be called has no signature
+        return False
+
+
 class SearchLog:
-    """Takes down a search as it goes, for :class:`Estimate`, and tells ``on_step``.
+    """Takes down a search as it goes, for :class:`Estimate`, and tells ``on_step``; goes on with one broken off.
 
     Several pictures that are searched together share one log.
 
@@ -119,19 +168,37 @@ class SearchLog:
         advice: what to do when the loss is not a number any more.
         every: after how many iterations losses are fetched from the device, which has to be waited for. Until then
             ``on_step`` is not called, and a loss that is not finite not noticed.
+        checkpoint: of the search.
     """
 
     pictures = 12
 
-    def __init__(self, total: int, on_step: OnStep | None, advice: str, every: int = 1) -> None:
+    def __init__(
+        self,
+        total: int,
+        on_step: OnStep | None,
+        advice: str,
+        every: int = 1,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        earlier = (checkpoint.load() if checkpoint is not None else None) or {}
         self.total = total
         self.on_step = on_step
         self.advice = advice
         self.every = every
-        self.done = 0
+        self.checkpoint = checkpoint
+        self.resumed: dict[str, Any] = earlier.get("search", {})
+        """What :meth:`keep` was given when the search was broken off; empty where it begins now."""
         self._pending: list[Tensor] = []
-        self._losses: list[list[list[float]]] = []
-        self._kernels: list[tuple[int, Tensor]] = []
+        self._losses: list[list[list[float]]] = earlier.get("losses", [])
+        self._kernels: list[tuple[int, Tensor]] = earlier.get("kernels", [])
+        self._began = time.perf_counter() - earlier.get("seconds", 0.0)
+        self.done = len(self._losses)
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time of the search, before it was broken off included."""
+        return time.perf_counter() - self._began
 
     def step(self, *losses: Tensor) -> None:
         """An iteration is done.
@@ -157,6 +224,19 @@ class SearchLog:
                 raise ValueError(f"the search diverged; {self.advice}")
             if self.on_step is not None:
                 self.on_step(len(self._losses), self.total, sum(losses[0]) / len(losses[0]))
+
+    def keep(self, search: Callable[[], dict[str, Any]]) -> None:
+        """Save the state between two iterations, where that is due.
+
+        Args:
+            search: makes what the next iterations depend on, of tensors and plain values; see
+                :func:`blindsr.checkpoints.optimizer_state`.
+        """
+        if self.checkpoint is None or not self.checkpoint.due():
+            return
+        self.fetch()
+        state = {"losses": self._losses, "kernels": self._kernels, "seconds": self.seconds, "search": search()}
+        self.checkpoint.save(state)
 
     def kernel(self, kernel: Tensor, last: bool = False) -> None:
         """The kernels after the iterations done, N×1×k×k; kept if they are the ``last`` or their turn has come."""

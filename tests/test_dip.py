@@ -234,7 +234,7 @@ def test_a_thin_picture_is_searched_whole(prior, monkeypatch, rows, seen):
     """A crop's border does not count, and where that would be most of it no crop is taken."""
     fitted = []
 
-    def run(self, log):
+    def run(self, log, resumed):
         fitted.append(tuple(self.target.lr.shape[-2:]))
 
     monkeypatch.setattr(Fit, "run", run)

@@ -222,7 +222,8 @@ def _work(items: list[Item], job: Job, folder: Path, records: Records) -> tuple[
                 end_if_interrupted()
                 bar.set_postfix_str("USRNet" if loss is None else f"loss {loss:.2e}", refresh=False)
                 if total != bar.total:
-                    bar.restart(total=total)  # USRNet's steps take another time than a search's
+                    # USRNet's steps take another time than a search's, and a resumed search does not begin at 0.
+                    bar.restart(total=total, done=done - 1)
                 bar.update(done - bar.n)
 
             return on_step

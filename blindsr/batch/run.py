@@ -15,12 +15,22 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from blindsr.batch.checkpoint import SearchFile, checkpoint_path, kept_until_done, remove_checkpoint
 from blindsr.batch.inputs import Item
 from blindsr.batch.records import Record, Records, hash_inputs
 from blindsr.degradation import modcrop
 from blindsr.doubts import doubts
 from blindsr.encoding import QUALITY, OutputFormat
-from blindsr.estimation import Estimate, Estimator, NoiseEstimator, NonblindSR, OnStep, place
+from blindsr.estimation import (
+    Checkpoint,
+    Estimate,
+    Estimator,
+    NoiseEstimator,
+    NonblindSR,
+    OnStep,
+    is_resumable,
+    place,
+)
 from blindsr.figures import save_kernel_comparison, save_search
 from blindsr.files import move_file
 from blindsr.images import read_image, read_picture, to_uint8, write_like
@@ -125,8 +135,8 @@ def process(
 def _process_one(
     item: Item, job: Job, folder: Path, progress: Callable[[Item], OnStep] | None, records: Records | None
 ) -> Result:
-    def make(made: Path) -> Result:
-        return _make(item, job, made, progress(item) if progress is not None else None)
+    def make(made: Path, checkpoint: Checkpoint | None = None) -> Result:
+        return _make(item, job, made, progress(item) if progress is not None else None, checkpoint)
 
     if records is None:
         with tempfile.TemporaryDirectory(dir=folder) as name:
@@ -136,6 +146,7 @@ def _process_one(
         return result
     earlier = _earlier(item, records, job.verbose)
     if earlier is not None:
+        remove_checkpoint(checkpoint_path(folder, item.name))  # which a process killed at the very end left
         return earlier
     with records.claim(item) as made:
         if made is None:
@@ -144,12 +155,24 @@ def _process_one(
         if earlier is not None:
             return earlier
         inputs = hash_inputs(item)
-        result = make(made)
-        records.store(item, inputs, made, _fields(result))
+        checkpoint = _checkpoint(item, inputs, job, made, records)
+        with kept_until_done(checkpoint):
+            result = make(made, checkpoint)
+            records.store(item, inputs, made, _fields(result))
     return result
 
 
-def _make(item: Item, job: Job, folder: Path, on_step: OnStep | None) -> Result:
+def _checkpoint(item: Item, inputs: dict[str, str | None], job: Job, made: Path, records: Records) -> SearchFile:
+    """Where the search of a picture is kept, of this run's settings, input and versions."""
+    search = {"settings": records.settings, "inputs": inputs, "versions": records.run.get("versions")}
+    search |= {"seed": job.seed, "scale_factor": job.scale_factor, "device": job.device.type}
+    checkpoint = SearchFile(checkpoint_path(records.folder, item.name), made, search)
+    if not records.resume:
+        remove_checkpoint(checkpoint.path)
+    return checkpoint
+
+
+def _make(item: Item, job: Job, folder: Path, on_step: OnStep | None, checkpoint: Checkpoint | None) -> Result:
     """Read, estimate, super-resolve and score one item, and write what comes of it into ``folder``."""
     hr, true_kernel = _read_truth(item, job.scale_factor)
     picture = read_picture(item.lr)
@@ -159,7 +182,10 @@ def _make(item: Item, job: Job, folder: Path, on_step: OnStep | None) -> Result:
             f"{item.lr}: {lr.shape[3]}×{lr.shape[2]} pixels at x{job.scale_factor} do not match "
             f"{item.hr} ({hr.shape[1]}×{hr.shape[0]}); prepare the dataset again"
         )
-    estimate = job.estimator(lr, job.scale_factor, seed=job.seed, on_step=on_step)
+    if is_resumable(job.estimator):
+        estimate = job.estimator(lr, job.scale_factor, seed=job.seed, on_step=on_step, checkpoint=checkpoint)
+    else:
+        estimate = job.estimator(lr, job.scale_factor, seed=job.seed, on_step=on_step)
     estimate = place(estimate, job.scale_factor, job.photograph)
     image, sigma, sr_seconds = estimate.image, None, None
     if job.nonblind is not None:
