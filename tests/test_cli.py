@@ -121,7 +121,16 @@ def test_main_job_leaves_picture_kernel_and_comparison(tmp_path):
     assert kernel.shape == (19, 19)
     assert kernel.sum() == pytest.approx(1, abs=1e-5)
     assert cv2.imread(str(tmp_path / "out" / "chelsea_kernel.png")) is not None
-    assert len(list((tmp_path / "out").iterdir())) == 5
+    names = [
+        "chelsea.json",
+        "chelsea.mat",
+        "chelsea.png",
+        "chelsea_kernel.png",
+        "index.html",
+        "report",
+        "results.csv",
+    ]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     again = command("DIPFKP", "--SR", "--sf", 4, "--dataset", "Test", "-o", tmp_path / "out", *QUICK)
     assert again.stdout == done.stdout.replace("chelsea  ", "chelsea  done before  ")
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "out" / "chelsea.png")), sr)
@@ -147,7 +156,7 @@ def test_a_kernel_can_be_estimated_without_an_image(tmp_path):
     done = command("KernelGANFKP", "-o", tmp_path / "out", "--iterations", 3, "--frozen-iterations", 1, "--batch", 4)
     assert done.returncode == 0, done.stderr
     assert "kernel PSNR" in done.stdout + done.stderr
-    names = ["chelsea.json", "chelsea.mat", "chelsea_kernel.png", "results.csv"]
+    names = ["chelsea.json", "chelsea.mat", "chelsea_kernel.png", "index.html", "report", "results.csv"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     assert "<image>.png" not in done.stdout
 

@@ -19,7 +19,7 @@ import torch
 
 from blindsr.batch.command import Method, run_batch
 from blindsr.batch.options import BatchOptions, RunOptions
-from blindsr.batch.summary import SUMMARY, read_records
+from blindsr.batch.summary import read_records
 from blindsr.estimation import Estimate
 from blindsr.images import read_image
 from blindsr.paths import data_folder
@@ -113,7 +113,7 @@ def content(path):
 
 
 def results(folder):
-    return {path.name: content(path) for path in folder.iterdir() if path.name != SUMMARY and path.suffix != ".json"}
+    return {path.name: content(path) for path in folder.iterdir() if path.suffix in (".png", ".mat")}
 
 
 def finish(context, name, options):

@@ -17,9 +17,10 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from blindsr.batch.inputs import Item, find_items, input_items
 from blindsr.batch.options import BatchOptions
 from blindsr.batch.records import ENDINGS, Records, hash_file
+from blindsr.batch.report import PAGE, write_report
 from blindsr.batch.run import Job, Result, process
 from blindsr.batch.summary import write_summary
-from blindsr.command import Bar, end_if_interrupted
+from blindsr.command import Bar, end_if_interrupted, given
 from blindsr.devices import gains_from_bfloat16, pick_device
 from blindsr.estimation import Estimator, NoiseEstimator, NonblindSR, OnStep
 from blindsr.files import probe_folder
@@ -29,6 +30,9 @@ __all__ = ["Method", "run_batch"]
 
 LONGEST_NAME = 200
 """Bytes of a picture's name; file systems have 255 for a file's, and results append to it."""
+
+WHERE = ("--input-dir", "--output-dir", "--no-resume", "--overwrite", "--open")
+"""Options that say where and whether, not how a result is made."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,7 @@ def run_batch(options: BatchOptions, method: Method) -> int:
     probe_folder(folder)
     results, interrupted = _work(items, job, folder, records)
     write_summary(folder)
+    write_report(folder, previews=not interrupted)
     return _report(items, results, folder, interrupted, options.run.resume)
 
 
@@ -151,6 +156,7 @@ def _metadata(options: BatchOptions, method: Method, device: torch.device) -> di
         ours = "unknown"
     return {
         **{key: value for key, value in asdict(options.run).items() if key != "device"},
+        "given": {option: value for option, value in given(options).items() if option not in WHERE},
         "dataset": None if options.paths else options.dataset or "Test",
         "input_dir": [str(path) for path in options.paths],
         "device": device.type,
@@ -230,7 +236,7 @@ def _report(items: list[Item], results: list[Result], folder: Path, interrupted:
         print(_mean_line(done))
     if done:
         written = [f"<image>{end}" for end in (*ENDINGS, ".json") if (folder / f"{done[0].item.name}{end}").exists()]
-        print(f"results: {folder} ({', '.join(written)})")
+        print(f"results: {folder} ({', '.join(written)}; all of them in {PAGE})")
     if claimed:
         print(f"{claimed} of {len(items)} pictures were left to another process that works on them")
     if interrupted:
