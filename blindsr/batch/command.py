@@ -16,8 +16,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from blindsr.batch.inputs import Item, find_items, input_items
 from blindsr.batch.options import BatchOptions
+from blindsr.batch.pages import PAGE, page_path
 from blindsr.batch.records import ENDINGS, Records, hash_file
-from blindsr.batch.report import PAGE, write_report
+from blindsr.batch.report import write_report
 from blindsr.batch.run import Job, Result, process
 from blindsr.batch.summary import write_summary
 from blindsr.command import Bar, end_if_interrupted, given
@@ -93,6 +94,7 @@ def run_batch(options: BatchOptions, method: Method) -> int:
         if item.lr.resolve().parent == folder:
             raise ValueError(f"--output-dir {folder}: holds the input pictures; choose another folder")
         records.require_replaceable(item)
+    page_path(folder)  # refuses now what could not be written after the work
     probe_folder(folder)
     results, interrupted = _work(items, job, folder, records)
     write_summary(folder)

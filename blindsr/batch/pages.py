@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -10,7 +11,28 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from blindsr.files import atomic_write
 
-__all__ = ["data_uri", "link", "write_page"]
+__all__ = ["PAGE", "data_uri", "link", "page_path", "write_page"]
+
+PAGE = "index.html"
+MARK = b'<meta name="generator" content="blindsr">'
+"""What the pages of this package have near their beginning."""
+
+
+def page_path(folder: Path) -> Path:
+    """Where the page of a folder goes.
+
+    Raises:
+        ValueError: another page lies there.
+    """
+    path = folder / PAGE
+    if os.path.lexists(path):
+        mine = False
+        if path.is_file():
+            with path.open("rb") as file:
+                mine = MARK in file.read(1000)
+        if not mine:
+            raise ValueError(f"{path}: a page that is not ours; choose another folder with -o")
+    return path
 
 
 def link(*parts: str) -> str:

@@ -9,51 +9,28 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
 
-from blindsr.batch.pages import data_uri, link, write_page
+from blindsr.batch.comparison import write_comparison
+from blindsr.batch.pages import data_uri, link, page_path, write_page
 from blindsr.batch.previews import FOLDER, Previews, make_previews, own_file, result_picture
 from blindsr.batch.records import Record
+from blindsr.batch.scores import MEASURES, SCORES, Score, number
 from blindsr.batch.summary import read_records
 from blindsr.command import parse, run
 from blindsr.estimation import UNCERTAIN
 from blindsr.kernel_files import read_kernel
 from blindsr.kernel_shape import KernelShape, kernel_png, kernel_shape
 
-__all__ = ["PAGE", "SCORES", "Score", "number", "write_report"]
+__all__ = ["write_report"]
 
-PAGE = "index.html"
 BINS = 16
 """Bars of a histogram."""
 
 
-@dataclass(frozen=True)
-class Score:
-    """A number of a record that pages show and sort by."""
-
-    key: str
-    label: str
-    unit: str
-    digits: int
-
-    def show(self, value: float | None) -> str:
-        return "" if value is None else f"{value:.{self.digits}f}{self.unit and ' '}{self.unit}"
-
-
-SCORES = (
-    Score("psnr", "PSNR", "dB", 2),
-    Score("ssim", "SSIM", "", 4),
-    Score("kernel_psnr", "kernel PSNR", "dB", 2),
-)
-MEASURES = (
-    *SCORES,
-    Score("expected_error", "expected error of the kernel", "", 2),
-    Score("sigma", "noise level", "of 255", 1),
-    Score("seconds", "seconds", "s", 1),
-)
 UNCERTAIN_REMEDY = (
     "Compare with a sharper or larger part of the picture. If the blur is known, hand its kernel to "
     "NonblindSR/main.py --kernel."
@@ -98,15 +75,6 @@ class Spread:
     bars: list[int]
 
 
-def number(record: Record, key: str) -> float | None:
-    """A number of a record's result; None where there is none, whatever else stands there."""
-    value = record.result.get(key)
-    try:
-        return None if value is None or isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        return None
-
-
 def write_report(folder: Path, previews: bool = True) -> Path:
     """Write ``index.html`` from the records of ``folder``; the same records make the same page.
 
@@ -115,12 +83,13 @@ def write_report(folder: Path, previews: bool = True) -> Path:
 
     Raises:
         FileNotFoundError: there is no such folder.
+        ValueError: the page would replace one that is not ours.
         OSError: the page or a preview cannot be written.
     """
     records = [record for record in read_records(folder) if Path(record.name).name == record.name]
     finished = [record for record in records if record.state == "finished"]
     failed = [record for record in records if record.state != "finished"]
-    path = folder / PAGE
+    path = page_path(folder)
     write_page(
         path,
         "report.html",
@@ -242,12 +211,18 @@ def _values(tables: Iterable[dict[str, str]]) -> list[tuple[str, str]]:
 class Options:
     """What ``python -m blindsr.batch.report`` takes."""
 
-    folder: tyro.conf.Positional[Path]
-    """A folder of results."""
+    folders: tyro.conf.Positional[tuple[Path, ...]]
+    """A folder of results, or several to compare: of the same pictures, by name; pictures alone are enough."""
+    output_dir: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = Path("compare")
+    """Where the page of a comparison goes."""
 
 
 def main() -> int:
-    print(write_report(parse(Options, __doc__ or "").folder))
+    options = parse(Options, __doc__ or "")
+    if not options.folders:
+        raise ValueError("name a folder of results, or several to compare")
+    several = len(options.folders) > 1
+    print(write_comparison(options.folders, options.output_dir) if several else write_report(options.folders[0]))
     return 0
 
 
