@@ -148,8 +148,12 @@ def test_the_second_estimator_leaves_the_same_results(tmp_path, model, sf, side)
     sr = cv2.imread(str(tmp_path / "out" / "chelsea.png"))
     assert sr.shape == (hr.shape[0] // sf * sf, hr.shape[1] // sf * sf, 3)
     assert scipy.io.loadmat(tmp_path / "out" / "chelsea.mat")["Kernel"].shape == (side, side)
-    for name in ("chelsea_kernel.png", "chelsea_search.png"):
-        assert cv2.imread(str(tmp_path / "out" / name)) is not None
+    assert cv2.imread(str(tmp_path / "out" / "chelsea_kernel.png")) is not None
+    search = json.loads((tmp_path / "out" / "chelsea.json").read_text())["result"]["search"]
+    assert [title for title, _ in search["kernels"]][-2:] == ["result", "true"]
+    assert len(search["kernels"]) > 3
+    assert search["residual"] > 0
+    assert "residual × 4" in (tmp_path / "out" / "index.html").read_text()
 
 
 def test_a_kernel_can_be_estimated_without_an_image(tmp_path):

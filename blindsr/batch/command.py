@@ -32,7 +32,7 @@ __all__ = ["Method", "run_batch"]
 LONGEST_NAME = 200
 """Bytes of a picture's name; file systems have 255 for a file's, and results append to it."""
 
-WHERE = ("--input-dir", "--output-dir", "--no-resume", "--overwrite", "--open")
+WHERE = ("--input-dir", "--output-dir", "--no-resume", "--overwrite", "--verbose", "--open")
 """Options that say where and whether, not how a result is made."""
 
 
@@ -180,7 +180,7 @@ def _require_distinct_names(items: list[Item], folder: Path) -> None:
     for item in items:
         if len(os.fsencode(item.name)) > LONGEST_NAME:
             raise ValueError(f"{item.lr}: its name is too long to name results after; rename it")
-        for name in (item.name, f"{item.name}_kernel", f"{item.name}_search"):
+        for name in (item.name, f"{item.name}_kernel"):
             other = outputs.setdefault(fold(name), item)
             if other is not item:
                 raise ValueError(f"{item.lr}: its results would replace those of {other.lr}; rename one of them")

@@ -15,6 +15,7 @@ import numpy as np
 import tyro
 
 from blindsr.batch.comparison import write_comparison
+from blindsr.batch.explanation import AMPLIFIED, Search, read_search
 from blindsr.batch.pages import data_uri, link, page_path, write_page
 from blindsr.batch.previews import FOLDER, Previews, make_previews, own_file, result_picture
 from blindsr.batch.records import Record
@@ -60,6 +61,8 @@ class Row:
     """(what is doubtful, what to do about it)."""
     given: list[str]
     """Options that were given."""
+    search: Search | None
+    """What explains a bad result, where that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ def write_report(folder: Path, previews: bool = True) -> Path:
         "report.html",
         "report.js",
         title=folder.resolve().name,
+        amplified=AMPLIFIED,
         rows=[_row(folder, record, previews) for record in finished],
         failures=[(record.name, str(record.error)) for record in failed],
         spreads=[spread for spread in (_spread(finished, measure) for measure in MEASURES) if spread is not None],
@@ -123,6 +127,7 @@ def _row(folder: Path, record: Record, make: bool) -> Row:
         values={m.key: value for m in MEASURES if (value := number(record, m.key)) is not None},
         doubts=_doubts(record),
         given=_given(record),
+        search=read_search(record),
     )
 
 
