@@ -3,6 +3,7 @@
 import os
 import platform
 import sys
+import webbrowser
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -98,7 +99,9 @@ def run_batch(options: BatchOptions, method: Method) -> int:
     probe_folder(folder)
     results, interrupted = _work(items, job, folder, records)
     write_summary(folder)
-    write_report(folder, previews=not interrupted)
+    page = write_report(folder, previews=not interrupted)
+    if options.run.open and not interrupted:
+        webbrowser.open(page.as_uri())
     return _report(items, results, folder, interrupted, options.run.resume)
 
 
@@ -157,7 +160,7 @@ def _metadata(options: BatchOptions, method: Method, device: torch.device) -> di
     except PackageNotFoundError:  # run from a copy that nobody installed
         ours = "unknown"
     return {
-        **{key: value for key, value in asdict(options.run).items() if key != "device"},
+        **{key: value for key, value in asdict(options.run).items() if key not in ("device", "open")},
         "given": {option: value for option, value in given(options).items() if option not in WHERE},
         "dataset": None if options.paths else options.dataset or "Test",
         "input_dir": [str(path) for path in options.paths],

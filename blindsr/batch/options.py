@@ -49,6 +49,8 @@ class RunOptions:
     """Skip pictures that an earlier run of the same settings finished, by the <image>.json beside each result."""
     overwrite: bool = False
     """Replace results of other settings or other pictures; without it they are left alone and nothing is done."""
+    open: bool = False
+    """Show the report, index.html among the results, in the browser when all is done."""
 
 
 @dataclass(frozen=True)
