@@ -4,12 +4,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from blindsr.files import atomic_write
 
-__all__ = ["save_kernel_comparison", "save_kernel_grid", "save_training_log"]
+__all__ = ["draw_kernel", "save_kernel_comparison", "save_kernel_grid", "save_training_log"]
+
+
+def draw_kernel(kernel: Tensor, title: str, axes: Axes | None = None) -> Axes:
+    """Draw a 1×1×k×k kernel, its axes in HR pixels from the window's middle, into ``axes`` or a new figure."""
+    if axes is None:
+        import matplotlib.pyplot as plt  # it picks a window system, which no command needs
+
+        axes = plt.figure(figsize=(3.6, 3.2), layout="constrained").subplots()
+    reach = kernel.shape[-1] / 2
+    extent = (-reach, reach, reach, -reach)
+    drawn = axes.imshow(kernel.detach()[0, 0].cpu().numpy(), cmap="viridis", vmin=0, extent=extent)
+    axes.set_title(title)
+    axes.set_xlabel("HR pixels")
+    axes.figure.colorbar(drawn, ax=axes, shrink=0.8)
+    return axes
 
 
 def save_kernel_comparison(path: Path, kernels: dict[str, Tensor]) -> None:

@@ -179,7 +179,7 @@ def _make(item: Item, job: Job, folder: Path, on_step: OnStep | None) -> Result:
         relative_change=estimate.relative_change,
         losses={name: _thinned(values) for name, values in losses.items()},
         search=explain(estimate, lr, image, true_kernel, job.scale_factor) if job.verbose else None,
-        notes=_notes(estimate),
+        notes=estimate.doubts,
         sigma=sigma,
         sr_seconds=sr_seconds,
     )
@@ -194,13 +194,6 @@ def _restore(
     padding: Padding = "reflect" if job.photograph else "none"
     image = restore(nonblind, lr, estimate.kernel, job.scale_factor, sigma, padding, on_step).cpu()
     return image, 255 * sigma, time.perf_counter() - began
-
-
-def _notes(estimate: Estimate) -> tuple[str, ...]:
-    if not estimate.uncertain:
-        return estimate.notes
-    doubt = f"uncertain: too little of the blur shows (its variances ± {estimate.expected_error:.0%})"
-    return (doubt, *estimate.notes)
 
 
 def _write_kernel_files(folder: Path, item: Item, estimate: Estimate, true_kernel: Tensor | None) -> None:
