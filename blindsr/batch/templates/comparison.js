@@ -6,7 +6,7 @@ const LARGEST = 16;
 
 // What a row shows, the same part of each of its pictures: x and y in widths and heights of a picture.
 const states = new WeakMap();
-const state = views => states.get(views) ?? {zoom: 2 ** Number(find("zoom").value), x: 0, y: 0};
+const state = views => states.get(views) ?? {zoom: 1, x: 0, y: 0};
 
 function show(views, zoom, x, y) {
   zoom = Math.min(LARGEST, Math.max(1, zoom));
