@@ -54,8 +54,9 @@ QUICK = {
 }
 """What makes each command short: the first pattern found in it decides. An -o of its own is kept."""
 
-ELSEWHERE = r"benchmarks/killed|benchmarks/overview|-m pytest"
-"""Ten minutes, and in small tests/test_killed.py; a picture; this very run, and tests/test_hostile.py."""
+ELSEWHERE = r"benchmarks/killed|benchmarks/overview|-m pytest|-m blindsr"
+"""Ten minutes, and in small tests/test_killed.py; a picture; this very run, and tests/test_hostile.py;
+tests/test_report.py, test_comparison.py and test_script.py."""
 
 
 def extra_options(command):
