@@ -67,8 +67,12 @@ def effective_settings(options: Options) -> DIPSettings:
     return settings
 
 
-def main() -> int:
-    options = parse(Options, __doc__ or "")
+def process(options: Options) -> int:
+    """Do what ``options`` say; the exit status.
+
+    Raises:
+        ValueError, OSError: they do not go together, or name what is not there.
+    """
     settings, method = effective_settings(options), options.method
     files = {}
     if method.model == "DIPFKP":
@@ -87,6 +91,10 @@ def main() -> int:
     )
     told = Method("DIPFKP", method.model, estimator, {"settings": asdict(settings)}, files, method.seed)
     return run_batch(options, with_nonblind(told, options, device) if options.SR else told)
+
+
+def main() -> int:
+    return process(parse(Options, __doc__ or ""))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import field, fields, make_dataclass, replace
+from dataclasses import field, fields, is_dataclass, make_dataclass, replace
 from itertools import pairwise
 from types import FrameType
 from typing import Annotated, Any, TextIO, TypeVar, get_type_hints
@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from blindsr.devices import keep_freed_memory
 
-__all__ = ["Bar", "end_if_interrupted", "overridden", "overrides", "parse", "run"]
+__all__ = ["Bar", "end_if_interrupted", "given", "overridden", "overrides", "parse", "run"]
 
 Options = TypeVar("Options")
 Settings = TypeVar("Settings")
@@ -78,6 +78,20 @@ def overridden(preset: Settings, given: Any) -> Settings:
     values = {each.name: getattr(given, each.name) for each in fields(given)}
     changed = {name: value for name, value in values.items() if value is not None}
     return replace(preset, **changed)  # type: ignore[type-var]
+
+
+def given(options: Any) -> dict[str, str]:
+    """Of the options that differ from their defaults, as they are typed: option → value; of a switch it is empty."""
+    default = type(options)()
+    found: dict[str, str] = {}
+    for each in fields(options):
+        value = getattr(options, each.name)
+        if is_dataclass(value):
+            found |= given(value)
+        elif value != getattr(default, each.name):
+            option = f"--{'no_' if value is False else ''}{each.name}".replace("_", "-")
+            found[option] = "" if isinstance(value, bool) else str(value)
+    return found
 
 
 def _field_docstrings(settings: type) -> dict[str, str]:

@@ -3,14 +3,20 @@
 import inspect
 import math
 import time
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, TypeGuard
+from html import escape
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeGuard
 
 import torch
 from torch import Tensor
 
+from blindsr.kernel_shape import kernel_png, kernel_shape
 from blindsr.kernels import align, unalign
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = [
     "Checkpoint",
@@ -92,6 +98,33 @@ class Estimate:
             return None
         start, end = self.path[0][1], self.path[-1][1]
         return float((end - start).norm() / start.norm())
+
+    def _repr_html_(self) -> str:
+        """The kernel, its widths and the doubts, where a notebook shows the estimate."""
+        picture = b64encode(kernel_png(self.kernel)).decode()
+        lines = [
+            f"blur {kernel_shape(self.kernel).describe(self.expected_error)}",
+            f"{self.seconds:.1f} s",
+            *self.notes,
+        ]
+        if self.converged is False:
+            lines.append("the kernel had not converged")
+        return (
+            f'<img src="data:image/png;base64,{picture}" alt="kernel" width="120" height="120" '
+            f'style="image-rendering: pixelated"><p>{"<br>".join(map(escape, lines))}</p>'
+        )
+
+    def plot(self, axes: "Axes | None" = None) -> "Axes":
+        """Draw the kernel with matplotlib, into ``axes`` or a new figure.
+
+        >>> from matplotlib.figure import Figure
+        >>> estimate = Estimate(torch.full((1, 1, 5, 5), 1 / 25), None, losses=[], seconds=0.0, seed=0)
+        >>> estimate.plot(Figure().subplots()).get_title()
+        '1.41 px, round'
+        """
+        from blindsr.figures import draw_kernel  # matplotlib takes half a second to import
+
+        return draw_kernel(self.kernel, kernel_shape(self.kernel).describe(self.expected_error), axes)
 
 
 def place(estimate: Estimate, scale_factor: int, photograph: bool) -> Estimate:

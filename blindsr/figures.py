@@ -4,13 +4,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from blindsr.files import atomic_write
 
-__all__ = ["save_kernel_comparison", "save_kernel_grid", "save_search", "save_training_log"]
+__all__ = ["draw_kernel", "save_kernel_comparison", "save_kernel_grid", "save_training_log"]
+
+
+def draw_kernel(kernel: Tensor, title: str, axes: Axes | None = None) -> Axes:
+    """Draw a 1×1×k×k kernel, its axes in HR pixels from the window's middle, into ``axes`` or a new figure."""
+    if axes is None:
+        import matplotlib.pyplot as plt  # it picks a window system, which no command needs
+
+        axes = plt.figure(figsize=(3.6, 3.2), layout="constrained").subplots()
+    reach = kernel.shape[-1] / 2
+    extent = (-reach, reach, reach, -reach)
+    drawn = axes.imshow(kernel.detach()[0, 0].cpu().numpy(), cmap="viridis", vmin=0, extent=extent)
+    axes.set_title(title)
+    axes.set_xlabel("HR pixels")
+    axes.figure.colorbar(drawn, ax=axes, shrink=0.8)
+    return axes
 
 
 def save_kernel_comparison(path: Path, kernels: dict[str, Tensor]) -> None:
@@ -42,50 +57,6 @@ def save_kernel_grid(path: Path, kernels: Tensor, columns: int = 10) -> None:
     axis.set_axis_off()
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=150)
-
-
-def save_search(
-    path: Path, kernels: list[tuple[int, Tensor]], losses: dict[str, list[float]], last: str, result: Tensor
-) -> None:
-    """Draw a search: the kernel along the way, 1×1×k×k after so many iterations, above the losses of each iteration.
-
-    Args:
-        kernels: on one grey scale; may be empty.
-        losses: by their names, none of them empty.
-        last: title of the last kernel.
-        result: the kernel that came of the search; drawn too, on its own scale, where another size was searched.
-    """
-    panels = [(str(done), kernel) for done, kernel in kernels]
-    largest = max((float(kernel.max()) for _, kernel in kernels), default=1.0)
-    if panels:
-        panels[-1] = (last, panels[-1][1])
-        panels[0] = (f"{panels[0][0]}, {kernels[0][1].shape[-1]}×{kernels[0][1].shape[-1]}", panels[0][1])
-    if not panels or result.shape != panels[-1][1].shape:
-        panels.append((f"result\n{result.shape[-1]}×{result.shape[-1]}", result))
-    rows = 1 + bool(losses)
-    figure = Figure(figsize=(12, 4 if rows == 2 else 2.6), layout="constrained")
-    grid = figure.add_gridspec(rows, len(panels))
-    for column, (title, kernel) in enumerate(panels):
-        axis = figure.add_subplot(grid[0, column])
-        brightest = largest if column < len(kernels) else float(kernel.max())
-        axis.imshow(kernel.detach()[0, 0].cpu().numpy(), cmap="viridis", vmin=0, vmax=brightest)
-        axis.set_title(title, fontsize=9)
-        axis.set_xticks([])
-        axis.set_yticks([])
-    if losses:
-        axis = figure.add_subplot(grid[-1, :])
-        for name, values in losses.items():
-            axis.plot(range(1, len(values) + 1), values, linewidth=0.8, label=name)
-        if min(min(values) for values in losses.values()) > 0:
-            axis.set_yscale("log")
-        axis.set_xlabel("iteration")
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.set_ylabel("loss")
-        if len(losses) > 1:
-            axis.legend(fontsize=8)
-        axis.grid(alpha=0.3)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=120)
 
 
 def save_training_log(path: Path, log: list[dict[str, Any]], score: str) -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "passed_over",
     "read_image",
     "read_picture",
+    "read_pixels",
     "to_uint8",
     "write_image",
     "write_like",
@@ -280,6 +281,26 @@ def read_image(path: Path) -> Tensor:
     if picture.alpha is not None and picture.alpha.min() < np.iinfo(picture.alpha.dtype).max:
         log.warning("%s: transparency is dropped, the colours are kept as they are", path)
     return picture.image
+
+
+def read_pixels(path: Path) -> npt.NDArray[np.uint8]:
+    """Read a picture for people to look at: upright H×W×3 RGB, 8 bits, without alpha.
+
+    Takes a quarter of the memory of :func:`read_picture`.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`read_picture`.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such picture")
+    data = path.read_bytes()
+    with _opened(path, data) as image:
+        pixels, _ = _decode(image, data)
+    if pixels.dtype == np.uint16:
+        pixels = (pixels >> 8).astype(np.uint8)
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
+    colours = pixels[:, :, :3] if pixels.shape[2] > 2 else pixels[:, :, [0, 0, 0]]
+    return np.ascontiguousarray(colours)
 
 
 def to_uint8(image: Tensor) -> npt.NDArray[np.uint8]:

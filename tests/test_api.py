@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from blindsr import super_resolve
 from blindsr.degradation import degrade
@@ -145,3 +146,20 @@ def test_the_prior_serves_another_method():
     )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split()[-2]) > 60
+
+
+def test_an_estimate_shows_itself():
+    kernel = torch.zeros(1, 1, 7, 7)
+    kernel[..., 2:5, 3] = 1 / 3
+    estimate = Estimate(kernel, None, [], 1.0, 0, expected_error=0.5, converged=False, notes=("a <b> note",))
+    shown = estimate._repr_html_()
+    for part in (
+        "data:image/png;base64,",
+        "0.82 × 0.00 ± 0.20 px at 90°",
+        "a &lt;b&gt; note",
+        "converged",
+    ):
+        assert part in shown
+    axes = estimate.plot(Figure().subplots())
+    assert axes.get_title() == "0.82 × 0.00 ± 0.20 px at 90°"
+    assert axes.images[0].get_array().shape == (7, 7)

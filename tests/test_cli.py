@@ -121,7 +121,16 @@ def test_main_job_leaves_picture_kernel_and_comparison(tmp_path):
     assert kernel.shape == (19, 19)
     assert kernel.sum() == pytest.approx(1, abs=1e-5)
     assert cv2.imread(str(tmp_path / "out" / "chelsea_kernel.png")) is not None
-    assert len(list((tmp_path / "out").iterdir())) == 5
+    names = [
+        "chelsea.json",
+        "chelsea.mat",
+        "chelsea.png",
+        "chelsea_kernel.png",
+        "index.html",
+        "report",
+        "results.csv",
+    ]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     again = command("DIPFKP", "--SR", "--sf", 4, "--dataset", "Test", "-o", tmp_path / "out", *QUICK)
     assert again.stdout == done.stdout.replace("chelsea  ", "chelsea  done before  ")
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "out" / "chelsea.png")), sr)
@@ -139,15 +148,19 @@ def test_the_second_estimator_leaves_the_same_results(tmp_path, model, sf, side)
     sr = cv2.imread(str(tmp_path / "out" / "chelsea.png"))
     assert sr.shape == (hr.shape[0] // sf * sf, hr.shape[1] // sf * sf, 3)
     assert scipy.io.loadmat(tmp_path / "out" / "chelsea.mat")["Kernel"].shape == (side, side)
-    for name in ("chelsea_kernel.png", "chelsea_search.png"):
-        assert cv2.imread(str(tmp_path / "out" / name)) is not None
+    assert cv2.imread(str(tmp_path / "out" / "chelsea_kernel.png")) is not None
+    search = json.loads((tmp_path / "out" / "chelsea.json").read_text())["result"]["search"]
+    assert [title for title, _ in search["kernels"]][-2:] == ["result", "true"]
+    assert len(search["kernels"]) > 3
+    assert search["residual"] > 0
+    assert "residual × 4" in (tmp_path / "out" / "index.html").read_text()
 
 
 def test_a_kernel_can_be_estimated_without_an_image(tmp_path):
     done = command("KernelGANFKP", "-o", tmp_path / "out", "--iterations", 3, "--frozen-iterations", 1, "--batch", 4)
     assert done.returncode == 0, done.stderr
     assert "kernel PSNR" in done.stdout + done.stderr
-    names = ["chelsea.json", "chelsea.mat", "chelsea_kernel.png", "results.csv"]
+    names = ["chelsea.json", "chelsea.mat", "chelsea_kernel.png", "index.html", "report", "results.csv"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     assert "<image>.png" not in done.stdout
 

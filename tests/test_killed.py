@@ -25,7 +25,7 @@ import blindsr.batch.run
 from blindsr.batch.checkpoint import SearchFile
 from blindsr.batch.command import Method, run_batch
 from blindsr.batch.options import BatchOptions, RunOptions
-from blindsr.batch.summary import SUMMARY, read_records
+from blindsr.batch.summary import read_records
 from blindsr.estimation import Estimate
 from blindsr.images import read_image
 from blindsr.paths import data_folder
@@ -118,7 +118,7 @@ def content(path):
 
 
 def results(folder):
-    return {path.name: content(path) for path in folder.iterdir() if path.name != SUMMARY and path.suffix != ".json"}
+    return {path.name: content(path) for path in folder.iterdir() if path.suffix in (".png", ".mat")}
 
 
 def finish(context, name, options):

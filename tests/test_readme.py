@@ -54,8 +54,9 @@ QUICK = {
 }
 """What makes each command short: the first pattern found in it decides. An -o of its own is kept."""
 
-ELSEWHERE = r"benchmarks/killed|benchmarks/overview|benchmarks/gpu|-m pytest"
-"""Ten minutes, in small tests/test_killed.py; a picture; tests/test_gpu.py; this very run, tests/test_hostile.py."""
+ELSEWHERE = r"benchmarks/killed|benchmarks/overview|benchmarks/gpu|-m pytest|-m blindsr"
+"""Ten minutes, in small tests/test_killed.py; a picture; tests/test_gpu.py; this very run, tests/test_hostile.py;
+tests/test_report.py, test_comparison.py and test_script.py."""
 
 
 def extra_options(command):

@@ -4,6 +4,7 @@ import logging
 import os
 import platform
 import sys
+import webbrowser
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -17,10 +18,12 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from blindsr.batch.inputs import Item, find_items, input_items
 from blindsr.batch.options import BatchOptions
+from blindsr.batch.pages import PAGE, page_path
 from blindsr.batch.records import ENDINGS, Records, hash_file
+from blindsr.batch.report import write_report
 from blindsr.batch.run import Job, Result, process
 from blindsr.batch.summary import write_summary
-from blindsr.command import Bar, end_if_interrupted
+from blindsr.command import Bar, end_if_interrupted, given
 from blindsr.devices import gains_from_bfloat16, pick_device
 from blindsr.estimation import Estimator, NoiseEstimator, NonblindSR, OnStep
 from blindsr.files import probe_folder
@@ -33,6 +36,9 @@ logger = logging.getLogger(__name__)
 
 LONGEST_NAME = 200
 """Bytes of a picture's name; file systems have 255 for a file's, and results append to it."""
+
+WHERE = ("--input-dir", "--output-dir", "--no-resume", "--overwrite", "--verbose", "--open")
+"""Options that say where and whether, not how a result is made."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +103,13 @@ def run_batch(options: BatchOptions, method: Method) -> int:
         if item.lr.resolve().parent == folder:
             raise ValueError(f"--output-dir {folder}: holds the input pictures; choose another folder")
         records.require_replaceable(item)
+    page_path(folder)  # refuses now what could not be written after the work
     probe_folder(folder)
     results, interrupted = _work(items, job, folder, records)
     write_summary(folder)
+    page = write_report(folder, previews=not interrupted)
+    if options.run.open and not interrupted:
+        webbrowser.open(page.as_uri())
     return _report(items, results, folder, interrupted, options.run.resume)
 
 
@@ -172,7 +182,8 @@ def _metadata(options: BatchOptions, method: Method, device: torch.device) -> di
     except PackageNotFoundError:  # run from a copy that nobody installed
         ours = "unknown"
     return {
-        **{key: value for key, value in asdict(options.run).items() if key != "device"},
+        **{key: value for key, value in asdict(options.run).items() if key not in ("device", "open")},
+        "given": {option: value for option, value in given(options).items() if option not in WHERE},
         "dataset": None if options.paths else options.dataset or "Test",
         "input_dir": [str(path) for path in options.paths],
         "device": device.type,
@@ -194,7 +205,7 @@ def _require_distinct_names(items: list[Item], folder: Path) -> None:
     for item in items:
         if len(os.fsencode(item.name)) > LONGEST_NAME:
             raise ValueError(f"{item.lr}: its name is too long to name results after; rename it")
-        for name in (item.name, f"{item.name}_kernel", f"{item.name}_search"):
+        for name in (item.name, f"{item.name}_kernel"):
             other = outputs.setdefault(fold(name), item)
             if other is not item:
                 raise ValueError(f"{item.lr}: its results would replace those of {other.lr}; rename one of them")
@@ -253,7 +264,7 @@ def _report(items: list[Item], results: list[Result], folder: Path, interrupted:
         print(_mean_line(done))
     if done:
         written = [f"<image>{end}" for end in (*ENDINGS, ".json") if (folder / f"{done[0].item.name}{end}").exists()]
-        print(f"results: {folder} ({', '.join(written)})")
+        print(f"results: {folder} ({', '.join(written)}; all of them in {PAGE})")
     if claimed:
         print(f"{claimed} of {len(items)} pictures were left to another process that works on them")
     if interrupted:

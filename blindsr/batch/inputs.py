@@ -161,7 +161,7 @@ def input_items(paths: Sequence[Path]) -> list[Item]:
     choices += [[f"{folder}_{name}" for folder, name in zip(folders, names, strict=True)] for names in choices]
     counts = [Counter(names) for names in choices]
     # The pictures that results of the others are called, and that lie beside those of an earlier run.
-    reserved = {f"{stem}{ending}" for stem in stems for ending in ("_kernel", "_search")}
+    reserved = {f"{stem}_kernel" for stem in stems}
     items = []
     for i, picture in enumerate(pictures):
         unique = [

@@ -48,11 +48,14 @@ class RunOptions:
     """Compute in float32 throughout. Without it, devices that gain from bfloat16 take that inside USRNet and the
     critic, which changed PSNR by at most 0.006 dB where it was measured."""
     verbose: bool = False
-    """Also draw each search, the kernel along the way and the losses, into <image>_search.png."""
+    """Show in the report what explains a bad result: the kernel along the search, the losses, the true kernel where
+    it is known, and what lies between the input and the result, blurred and made small again."""
     resume: bool = True
     """Skip pictures that an earlier run of the same settings finished, by the <image>.json beside each result."""
     overwrite: bool = False
     """Replace results of other settings or other pictures; without it they are left alone and nothing is done."""
+    open: bool = False
+    """Show the report, index.html among the results, in the browser when all is done."""
 
 
 @dataclass(frozen=True)

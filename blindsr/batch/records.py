@@ -22,7 +22,7 @@ from blindsr.files import atomic_write, move_file
 
 __all__ = ["ENDINGS", "Record", "Records", "hash_file", "hash_inputs", "read_record", "record_path"]
 
-ENDINGS = (".png", ".jpg", ".webp", ".tif", ".mat", "_kernel.png", "_search.png")
+ENDINGS = (".png", ".jpg", ".webp", ".tif", ".mat", "_kernel.png")
 """What follows a picture's name in the names of its results; see :func:`blindsr.batch.run.process`."""
 UNFINISHED = ".unfinished-"
 """Prefix of the hidden folder that a picture's results lie in until all of them are there."""

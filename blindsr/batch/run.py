@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from blindsr.batch.checkpoint import SearchFile, checkpoint_path, kept_until_done, remove_checkpoint
+from blindsr.batch.explanation import explain
 from blindsr.batch.inputs import Item
 from blindsr.batch.records import Record, Records, hash_inputs
 from blindsr.degradation import modcrop
@@ -31,7 +32,7 @@ from blindsr.estimation import (
     is_resumable,
     place,
 )
-from blindsr.figures import save_kernel_comparison, save_search
+from blindsr.figures import save_kernel_comparison
 from blindsr.files import move_file
 from blindsr.images import read_image, read_picture, to_uint8, write_like
 from blindsr.kernel_files import read_kernel, write_kernel
@@ -59,7 +60,7 @@ class Job:
     """Whether the pictures are photographs, not laboratory data: aligned, without a periodic boundary."""
     seed: int = 0
     verbose: bool = False
-    """Also draw the search."""
+    """Also take down what explains a bad result."""
     format: OutputFormat = "same"
     """Of the pictures that are written."""
     quality: int = QUALITY
@@ -90,6 +91,8 @@ class Result:
     """‖k − k₀‖/‖k₀‖ of the kernel against the search's start."""
     losses: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     """Loss curves, of the kernel and where there is one of the critic: (iteration, loss), at most :data:`CURVE`."""
+    search: dict[str, Any] | None = None
+    """What explains a bad result (:func:`blindsr.batch.explanation.explain`), where that was asked for."""
     notes: tuple[str, ...] = ()
     """What a user should know of the estimate, a line each."""
     error: str | None = None
@@ -112,8 +115,7 @@ def process(
 
     Writes ``<name>.png`` (or .jpg, .webp, .tif: the image, with the picture's depth, alpha channel and metadata),
     ``<name>.mat`` (the kernel) and ``<name>_kernel.png`` (a picture of the kernel, beside the true one where that is
-    known) into ``folder``, which exists; if ``job.verbose`` also ``<name>_search.png`` (the kernel along the way, and
-    the losses). They appear once all of them are made.
+    known) into ``folder``, which exists. They appear once all of them are made.
 
     Args:
         progress: called with each item; returns what is called after each step on it, of the estimator and then of
@@ -195,7 +197,7 @@ def _make(item: Item, job: Job, folder: Path, on_step: OnStep | None, checkpoint
         psnr, ssim = psnr_ssim_y(to_uint8(image), hr, job.scale_factor)
     losses = {"kernel": estimate.losses, "critic": estimate.critic_losses}
     losses = {name: values for name, values in losses.items() if values}
-    _write_kernel_files(folder, item, estimate, true_kernel, losses if job.verbose else None)
+    _write_kernel_files(folder, item, estimate, true_kernel)
     if image is not None:
         write_like(folder / item.name, image, picture, job.format, job.quality)
     return Result(
@@ -208,6 +210,7 @@ def _make(item: Item, job: Job, folder: Path, on_step: OnStep | None, checkpoint
         converged=estimate.converged,
         relative_change=estimate.relative_change,
         losses={name: _thinned(values) for name, values in losses.items()},
+        search=explain(estimate, lr, image, true_kernel, job.scale_factor) if job.verbose else None,
         notes=(*doubts(estimate, job.photograph, sigma, picture.jpeg_quality), *estimate.notes),
         sigma=sigma,
         sr_seconds=sr_seconds,
@@ -225,19 +228,13 @@ def _restore(
     return image, 255 * sigma, time.perf_counter() - began
 
 
-def _write_kernel_files(
-    folder: Path, item: Item, estimate: Estimate, true_kernel: Tensor | None, losses: dict[str, list[float]] | None
-) -> None:
-    """The kernel, a picture of it and, with ``losses``, one of the search."""
+def _write_kernel_files(folder: Path, item: Item, estimate: Estimate, true_kernel: Tensor | None) -> None:
+    """The kernel, and a picture of it."""
     write_kernel(folder / f"{item.name}.mat", estimate.kernel, "aligned" if estimate.aligned else "published")
     kernels = {"estimated": estimate.kernel}
     if true_kernel is not None:
         kernels = {"true": true_kernel, **kernels}
     save_kernel_comparison(folder / f"{item.name}_kernel.png", kernels)
-    if losses is not None:
-        change = "" if estimate.relative_change is None else f"\nchange {estimate.relative_change:.1%}"
-        end = f"end{change}" if len(estimate.path) > 1 else "predicted"
-        save_search(folder / f"{item.name}_search.png", estimate.path, losses, end, estimate.kernel)
 
 
 def _thinned(values: list[float]) -> list[tuple[int, float]]:
@@ -255,13 +252,16 @@ def _fields(result: Result) -> dict[str, Any]:
     for name in _NUMBERS:
         value = getattr(result, name)
         numbers[name] = None if value is None else float(value) if math.isfinite(value) else str(float(value))
-    return {**numbers, "converged": result.converged, "losses": result.losses, "notes": list(result.notes)}
+    others = {"converged": result.converged, "losses": result.losses, "notes": list(result.notes)}
+    return {**numbers, **others, "search": result.search}
 
 
 def _earlier(item: Item, records: Records, verbose: bool) -> Result | None:
     """The result that a record tells of; None where ``item`` is still to do."""
-    record = records.finished(item, (".mat", "_kernel.png", *(["_search.png"] if verbose else [])))
-    return None if record is None else _from_record(item, record)
+    record = records.finished(item, (".mat", "_kernel.png"))
+    if record is None or (verbose and record.result.get("search") is None):
+        return None
+    return _from_record(item, record)
 
 
 def _from_record(item: Item, record: Record) -> Result | None:
@@ -275,7 +275,7 @@ def _from_record(item: Item, record: Record) -> Result | None:
         fields["losses"] = {
             str(name): [(int(done), float(loss)) for done, loss in curve] for name, curve in values["losses"].items()
         }
-        return Result(item=item, **fields, converged=values["converged"], earlier=True)
+        return Result(item=item, **fields, converged=values["converged"], search=values.get("search"), earlier=True)
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
 

@@ -1,0 +1,87 @@
+"""Several folders of results of the same pictures on one page."""
+
+import json
+import re
+
+import cv2
+import numpy as np
+import pytest
+from test_report import HOSTILE, Page, folder  # noqa: F401
+
+from blindsr.batch.comparison import write_comparison
+from blindsr.batch.report import main
+
+
+@pytest.fixture
+def folders(folder, tmp_path):  # noqa: F811
+    """The folder of results, and one of plain pictures: "plain" differs by 10 grey levels, the hostile one by 2."""
+    other = tmp_path / "other tool"
+    other.mkdir()
+    for name, difference in (("plain", 10), (HOSTILE, 2)):
+        sr = cv2.imread(str(folder / f"{name}.png")).astype(int)
+        cv2.imwrite(str(other / f"{name}.png"), np.where(sr < 128, sr + difference, sr - difference))
+    cv2.imwrite(str(other / "alone.png"), np.zeros((9, 9, 3)))
+    return [folder, other]
+
+
+def with_scores(folder, psnr):  # noqa: F811
+    for path in folder.glob("*.json"):
+        record = json.loads(path.read_text())
+        if record["state"] == "finished":
+            record["result"] |= {"psnr": psnr[record["name"]], "ssim": 0.9}
+            path.write_text(json.dumps(record))
+
+
+def test_what_differs_most_comes_first_beside_its_input(folders, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["report", *map(str, folders), "-o", str(tmp_path / "compare")])
+    assert main() == 0
+    path = tmp_path / "compare" / "index.html"
+    assert capsys.readouterr().out.strip() == str(path)
+    page = Page(path)
+    assert not page.handlers
+    near = [address for address in page.addresses if address]
+    assert near[:2] == ["../in/plain.png"] * 2
+    assert set(near[2:6]) == {"../out/plain.png", "../other%20tool/plain.png"}
+    assert "%3Cimg%20src%3Dx%20onerror%3Dalert%281%29%3E.png" in near[-1]
+    assert re.findall(r"differs by (\S+) of 255", page.text) == ["10.00", "2.00"]
+    assert "1 in one alone are left out" in page.text
+
+
+def test_scores_are_compared_in_pairs(folders, tmp_path):
+    first = folders[0]
+    second = tmp_path / "second"
+    second.mkdir()
+    for path in first.glob("*.*"):
+        (second / path.name).write_bytes(path.read_bytes())
+    with_scores(first, {"plain": 30.0, HOSTILE: 20.0})
+    with_scores(second, {"plain": 30.5, HOSTILE: 21.5})
+    text = Page(write_comparison([first, second], tmp_path / "compare")).text
+    assert "26.00 dB, +1.00 ± 0.50, better in 2 of 2" in text
+    assert "PSNR 30.50 dB (+0.50)" in text
+
+
+def test_what_cannot_be_compared_is_one_line(folders, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "index.html").write_text("precious")
+    (tmp_path / "strange").mkdir()
+    cv2.imwrite(str(tmp_path / "strange" / "strange.png"), np.zeros((9, 9, 3)))
+    for given, output, told in (
+        (folders[:1], "compare", "two folders"),
+        ([folders[0], folders[0]], "compare", "twice"),
+        ([folders[0], tmp_path / "strange"], "compare", "same name"),
+        (folders, "out", "another folder"),
+        (folders, "foreign", "not ours"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            write_comparison(given, tmp_path / output)
+    with pytest.raises(FileNotFoundError):
+        write_comparison([folders[0], tmp_path / "empty"], tmp_path / "compare")
+    assert (tmp_path / "foreign" / "index.html").read_text() == "precious"
+
+
+def test_sizes_and_inputs_that_differ_are_told(folders, tmp_path):
+    cv2.imwrite(str(folders[1] / "plain.png"), np.zeros((9, 9, 3)))
+    text = Page(write_comparison(folders, tmp_path / "compare")).text
+    assert "the sizes differ" in text
+    assert text.count("differs by") == 1
