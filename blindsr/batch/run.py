@@ -20,6 +20,7 @@ from blindsr.batch.explanation import explain
 from blindsr.batch.inputs import Item
 from blindsr.batch.records import Record, Records, hash_inputs
 from blindsr.degradation import modcrop
+from blindsr.devices import release_memory
 from blindsr.doubts import doubts
 from blindsr.encoding import QUALITY, OutputFormat
 from blindsr.estimation import (
@@ -131,6 +132,7 @@ def process(
             if records is not None:
                 with contextlib.suppress(OSError):  # on a full disk there is no room for the record either
                     records.fail(item, hash_inputs(item), message)
+            release_memory(job.device)  # the next picture does not pay for this one
             yield Result(item=item, error=message)
 
 
