@@ -206,9 +206,10 @@ def test_a_photograph_ends_at_its_border(picture, blurred, prior, iterations):
     seen = picture[..., :48, :48]
     lr = degrade(seen, kernel, 2, circular=False)
     beyond = 2 * border(kernel.shape[-1], 2)
-    truth = seen[..., beyond:-beyond, beyond:-beyond]
     errors = []
     for circular in (True, False):
+        first = beyond if circular else beyond - 1  # a photograph's picture lies over it, s − 1 pixels further
+        truth = seen[..., first : first + 48 - 2 * beyond, first : first + 48 - 2 * beyond]
         settings = dataclasses.replace(SHORT, crop=960, circular=circular, **iterations)
         found = estimate(lr, 2, prior=prior, settings=settings, want_image=True)
         assert found.image is not None
