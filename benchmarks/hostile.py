@@ -1,13 +1,14 @@
 """Damaged inputs: every one is read, or refused in one line that names it; none crashes, hangs or runs code.
 
-Pictures of every format, EXIF data, kernels and checkpoints, with bytes changed, cut out, repeated or cut off, are
-read in other processes, which may take 4 GiB and 5 seconds each. Of pictures that can be read a result is written,
-which must succeed. What fails is kept beside the report.
+Pictures of every format, EXIF data, kernels, checkpoints and records, with bytes changed, cut out, repeated or cut
+off, are read in other processes, which may take 4 GiB and 5 seconds each. Of pictures that can be read a result is
+written, which must succeed; of records a summary and a report. What fails is kept.
 
 python benchmarks/hostile.py
 """
 
 import io
+import json
 import multiprocessing
 import pickle
 import random
@@ -17,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -29,14 +30,17 @@ import scipy.io
 import torch
 from PIL import Image
 
+from blindsr.batch.records import Record, read_record
+from blindsr.batch.report import write_report
+from blindsr.batch.summary import write_summary
 from blindsr.checkpoints import load_checkpoint, load_state
 from blindsr.command import parse, run
 from blindsr.kernel_files import read_kernel
 
 SECONDS = 5
 MEMORY = 4 * 2**30
-KINDS = ("picture", "exif", "kernel", "checkpoint")
-SUFFIX = {"picture": ".png", "exif": ".png", "kernel": ".mat", "checkpoint": ".pt"}
+KINDS = ("picture", "exif", "kernel", "checkpoint", "record")
+SUFFIX = {"picture": ".png", "exif": ".png", "kernel": ".mat", "checkpoint": ".pt", "record": ".json"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ def originals(kind: str, folder: Path) -> tuple[bytes, ...]:
     """Sound files of a kind; what a checkpoint could execute makes a file called ``executed`` in ``folder``."""
     if kind == "checkpoint":
         return tuple(checkpoints(folder))
-    return tuple({"picture": pictures, "exif": exif_blocks, "kernel": kernels}[kind]())
+    return tuple({"picture": pictures, "exif": exif_blocks, "kernel": kernels, "record": records}[kind]())
 
 
 def pixels() -> np.ndarray:
@@ -138,6 +142,23 @@ def checkpoints(folder: Path) -> Iterator[bytes]:
     yield pickle.dumps({"model_state": Payload()}, protocol=2)
 
 
+def records() -> Iterator[bytes]:
+    result = {
+        "psnr": 31.5,
+        "ssim": 0.9,
+        "seconds": 1.5,
+        "sigma": 3.0,
+        "converged": None,
+        "losses": {"kernel": [[1, 0.5]]},
+        "notes": ["a note"],
+    }
+    inputs, settings = {"lr": "0" * 64}, {"sf": 2, "settings": {"start": "fixed"}}
+    files = {"input.png": "0" * 64}
+    record = Record("finished", "input", "/in/input.png", dict(inputs), settings, {}, files, result)
+    for changes in ({}, {"state": "failed", "error": "why"}):
+        yield json.dumps(asdict(record) | changes, indent=1).encode()
+
+
 def damaged(kind: str, folder: Path, number: int, seed: int) -> bytes:
     """The input of that number: a file of the kind with up to eight places changed; of EXIF data, in these."""
     rng = random.Random(f"{seed}/{kind}/{number}")
@@ -174,6 +195,11 @@ def read(kind: str, path: Path) -> str:
     try:
         if kind == "kernel":
             read_kernel(path)
+        elif kind == "record":
+            record = read_record(path)
+            write_summary(path.parent)
+            write_report(path.parent)
+            return "refused" if record is None else "read"
         elif kind == "checkpoint":
             load_state(torch.nn.Linear(4, 3), load_checkpoint(path), path, "a layer")
         else:
@@ -219,7 +245,8 @@ def ask(kind: str, numbers: range, options: Options, folder: Path) -> Counter[st
     """What came of the inputs of these numbers; a process that ends or does not answer is replaced."""
     context = multiprocessing.get_context("spawn")
     outcomes: Counter[str] = Counter()
-    path = folder / f"input{numbers.start}{SUFFIX[kind]}"
+    path = folder / str(numbers.start) / f"input{SUFFIX[kind]}"
+    path.parent.mkdir(parents=True, exist_ok=True)
     worker: SpawnProcess | None = None
     for number in numbers:
         path.write_bytes(damaged(kind, folder, number, options.seed))
