@@ -4,6 +4,7 @@ It is written last and whole: a picture without it is not finished. Until then a
 folder. The record goes in there first, so that the next process can complete what a killed one left half in place.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -156,7 +157,8 @@ class Records:
                     yield made
                 finally:
                     shutil.rmtree(made, ignore_errors=True)
-                    lock.unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):  # not every file system lets open files be removed
+                        lock.unlink()
         except Timeout:
             yield None
 
@@ -270,11 +272,15 @@ def _locked(path: Path) -> Iterator[None]:
     Raises:
         Timeout: another process holds it.
     """
+    lock: FileLock | SoftFileLock = FileLock(path, blocking=False)
     try:
-        lock: FileLock | SoftFileLock = FileLock(path, blocking=False)
         lock.acquire()
-    except NotImplementedError:  # a file system without locks; a claim of another machine's dead process stays
-        lock = SoftFileLock(path, blocking=False)
+    except Timeout:
+        raise
+    except (NotImplementedError, OSError):  # a file system without locks, or that keeps open files from being removed
+        for probe in path.parent.glob(".filelock-probe-*"):
+            probe.unlink(missing_ok=True)
+        lock = SoftFileLock(path, blocking=False)  # a claim of another machine's dead process stays
         lock.acquire()
     try:
         yield
