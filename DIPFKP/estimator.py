@@ -1,22 +1,22 @@
 """DIP-FKP: a deep image prior and a kernel prior fitted jointly to one LR image (FKP, section 3.3), or the prior's
 kernel that a predictor sees in it."""
 
+import logging
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from blindsr.degradation import border, centre_crop
 from blindsr.devices import fetch_interval, free_memory
-from blindsr.estimation import Estimate, OnStep, SearchLog
+from blindsr.estimation import Checkpoint, Estimate, OnStep, SearchLog
 from blindsr.kernels import kernel_side
-from DIPFKP.fit import Fit, SearchedKernels, Target, baseline_kernels, latent_kernels, ssim
+from DIPFKP.fit import Fit, SearchedKernels, baseline_kernels, fit_both, latent_kernels, ssim
 from DIPFKP.settings import DIPModel, DIPSettings, preset
+from DIPFKP.target import Target, joint_target, textured_crop
 from FKP import KernelPrior
 from KernelPredictor import KernelPredictor
 
@@ -31,23 +31,14 @@ __all__ = [
     "textured_crop",
 ]
 
+logger = logging.getLogger(__name__)
+
 FIT_BYTES = 75
 """What fitting an image network takes for each of its channels and HR pixels, measured on a CPU."""
+FIT_SECONDS = 1.6e-9
+"""And what an iteration takes a core for each HR pixel and squared channel, measured with 64 and 128 channels."""
 MOST_AT_ONCE = 32
 """Most images to search as one, far more than fill a GPU."""
-
-
-def textured_crop(lr: Tensor, side: int) -> Tensor:
-    """The side×side window (smaller where the image is) of 1×C×h×w with the largest gradient energy."""
-    height, width = lr.shape[-2:]
-    rows, cols = min(side, height), min(side, width)
-    energy = F.pad(lr.diff(dim=-1).square().sum(1), (0, 1)) + F.pad(lr.diff(dim=-2).square().sum(1), (0, 0, 0, 1))
-    # Window sums from an integral image: their cost does not depend on the window.
-    integral = F.pad(energy[0].cpu().double().cumsum(0).cumsum(1), (1, 0, 1, 0))
-    strips = integral[rows:] - integral[:-rows]
-    sums = strips[:, cols:] - strips[:, :-cols]
-    top, left = divmod(int(sums.argmax()), sums.shape[1])
-    return lr[..., top : top + rows, left : left + cols]
 
 
 @dataclass(frozen=True)
@@ -60,12 +51,26 @@ class DIPEstimator:
     model: DIPModel = "DIPFKP"
     want_image: bool = False
 
-    def __call__(self, lr: Tensor, scale_factor: int, *, seed: int = 0, on_step: OnStep | None = None) -> Estimate:
-        return self.batch([lr], scale_factor, seeds=[seed], on_step=on_step)[0]
+    def __call__(
+        self,
+        lr: Tensor,
+        scale_factor: int,
+        *,
+        seed: int = 0,
+        on_step: OnStep | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> Estimate:
+        return self.batch([lr], scale_factor, seeds=[seed], on_step=on_step, checkpoint=checkpoint)[0]
 
     @torch.random.fork_rng(devices=[])  # PyTorch's layers draw weights that are redrawn here
     def batch(
-        self, lrs: Sequence[Tensor], scale_factor: int, *, seeds: Sequence[int], on_step: OnStep | None = None
+        self,
+        lrs: Sequence[Tensor],
+        scale_factor: int,
+        *,
+        seeds: Sequence[int],
+        on_step: OnStep | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> list[Estimate]:
         """Estimates of several images that are searched as one, for a GPU, which one alone does not fill.
 
@@ -75,6 +80,8 @@ class DIPEstimator:
             lrs: as of :func:`estimate`; all of one of :meth:`groups`.
             seeds: one for each.
             on_step: as of :func:`estimate`; the loss is the images' mean.
+            checkpoint: one for all of them, which are searched as one; as of
+                :class:`~blindsr.estimation.ResumableEstimator`.
 
         Returns:
             Their seconds are equal shares of the time.
@@ -82,36 +89,39 @@ class DIPEstimator:
         Raises:
             ValueError: as :func:`estimate`, or the images cannot be searched as one.
         """
-        began = time.perf_counter()
         settings = self._settings()
         if len(self.groups(lrs, scale_factor)) > 1:
             raise ValueError("pictures of different sizes cannot be searched as one")
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         joint, whole = self._targets(lrs, scale_factor)
         refit = self._refit_settings(covered=joint.lr.shape[2:] == whole.lr.shape[2:])
         for target, each in ((joint, settings), (whole, refit)):
             if each is not None and each.iterations:
                 _require_memory(target, each)
-        kernels, errors = self._start(lrs, scale_factor, generators)
+        if refit is not None and not settings.circular:
+            _announce(whole, refit)
         total = settings.iterations + (refit.iterations if refit is not None else 0)
         advice = "use a smaller --image-rate or --kernel-rate"
-        log = SearchLog(total, on_step, advice, fetch_interval(joint.lr.device))
-        images = Fit(joint, settings, kernels, generators).run(log) if settings.iterations else None
-        with torch.no_grad():
-            found = kernels.decode()
-        log.kernel(found, last=True)
-        if refit is not None:
-            images = Fit(whole, refit, SearchedKernels(lambda: found), generators).run(log)
+        log = SearchLog(total, on_step, advice, fetch_interval(joint.lr.device), checkpoint)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        kernels, predictions = self._start(lrs, scale_factor, generators)
+        # Made in any case: the draws of a refit come after its.
+        fit = Fit(joint, settings, kernels, generators) if settings.iterations else None
+
+        def fit_again(found: Tensor) -> Fit | None:
+            held = SearchedKernels(lambda: found.to(whole.lr.device))
+            return None if refit is None else Fit(whole, refit, held, generators)
+
+        found, images = fit_both(kernels, fit, fit_again, log)
         taken = [log.of(index) for index in range(len(lrs))]
         found, images = found.cpu(), images.cpu() if images is not None and self.want_image else None
-        seconds = (time.perf_counter() - began) / len(lrs)
+        seconds = log.seconds / len(lrs)
         return [
             Estimate(
                 kernel=found[index : index + 1],
                 image=None if images is None else images[index : index + 1],
                 seconds=seconds,
                 seed=seed,
-                expected_error=errors[index],
+                **predictions[index],
                 **taken[index],
             )
             for index, seed in enumerate(seeds)
@@ -125,7 +135,7 @@ class DIPEstimator:
         """
         by_size: dict[tuple[object, ...], list[int]] = {}
         for index, lr in enumerate(lrs):
-            target = _joint_target(lr, scale_factor, self._settings())
+            target = joint_target(lr, scale_factor, self._settings())
             whole = lr.shape if self.want_image else None
             by_size.setdefault((target.lr.shape, target.circular, whole), []).append(index)
         return list(by_size.values())
@@ -150,7 +160,7 @@ class DIPEstimator:
     def _targets(self, lrs: Sequence[Tensor], scale_factor: int) -> tuple[Target, Target]:
         """What the kernels are searched on, and the whole images, of one of :meth:`groups`."""
         settings = self._settings()
-        targets = [_joint_target(lr, scale_factor, settings) for lr in lrs]
+        targets = [joint_target(lr, scale_factor, settings) for lr in lrs]
         joint = replace(targets[0], lr=torch.cat([target.lr for target in targets]))
         # Without an image to fit only the first one's size counts.
         lr = torch.cat(list(lrs)) if self.want_image else lrs[0]
@@ -158,10 +168,10 @@ class DIPEstimator:
 
     def _start(
         self, lrs: Sequence[Tensor], scale_factor: int, generators: Sequence[torch.Generator]
-    ) -> tuple[SearchedKernels, list[float | None]]:
-        """The kernels that the search begins with, and the errors to expect of them where they are predicted."""
+    ) -> tuple[SearchedKernels, list[dict[str, Any]]]:
+        """The kernels that the search begins with, and what an estimate says of them where they are predicted."""
         settings, device = self._settings(), lrs[0].device
-        unknown: list[float | None] = [None] * len(lrs)
+        unknown: list[dict[str, Any]] = [{}] * len(lrs)
         if self.model != "DIPFKP":
             return baseline_kernels(self.model, kernel_side(scale_factor), generators, device), unknown
         if self.prior is None:
@@ -174,7 +184,7 @@ class DIPEstimator:
         predictions = [self.predictor.predict(lr, scale_factor) for lr in lrs]
         predicted = torch.cat([prediction.kernel for prediction in predictions]).to(device)
         kernels = latent_kernels(self.prior, self.prior.invert(predicted), settings.kernel_rate, predicted)
-        return kernels, [prediction.expected_error for prediction in predictions]
+        return kernels, [prediction.findings for prediction in predictions]
 
     def _refit_settings(self, covered: bool) -> DIPSettings | None:
         """Those of the fit that a wanted image takes after the joint one; None where that makes it (``covered``)."""
@@ -276,23 +286,13 @@ def _require_memory(target: Target, settings: DIPSettings) -> None:
         )
 
 
-def _joint_target(lr: Tensor, scale_factor: int, settings: DIPSettings) -> Target:
-    """What the kernel is estimated on: the pixels of a crop that do not see beyond it, or the whole picture.
-
-    Raises:
-        ValueError: the picture cannot hold the kernel.
-    """
-    side = kernel_side(scale_factor)
-    height, width = lr.shape[-2:]
-    if min(height, width) * scale_factor < side:
-        raise ValueError(
-            f"the picture ({width}×{height}) is too small: at x{scale_factor} it needs at least "
-            f"{-(-side // scale_factor)} pixels on each side to hold the {side}×{side} kernel"
-        )
-    take = textured_crop if settings.crop_position == "texture" else centre_crop
-    outside = border(side, scale_factor)
-    crop = take(lr, max(settings.crop // scale_factor, -(-side // scale_factor), 2 * outside + 1))
-    if crop.shape == lr.shape or min(crop.shape[-2:]) <= 4 * outside:
-        # No crop where its border, which does not count, would be half of it.
-        return Target(lr, scale_factor, settings.circular)
-    return Target(crop[..., outside:-outside, outside:-outside], scale_factor, circular=False)
+def _announce(target: Target, settings: DIPSettings) -> None:
+    """Say beforehand what the picture of a photograph will take on a CPU, where that is more than a minute."""
+    if target.lr.device.type != "cpu":
+        return
+    work = len(target.lr) * math.prod(target.size) * settings.channels**2 * settings.iterations
+    minutes = FIT_SECONDS * work / torch.get_num_threads() / 60
+    if minutes > 1:
+        took = f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
+        height, width = target.size
+        logger.warning("without --SR the deep image prior makes the %d×%d picture, in about %s", width, height, took)

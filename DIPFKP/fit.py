@@ -4,27 +4,28 @@ Several pictures of one size are fitted side by side. Only the clock couples the
 loss of its own, and Adam treats every parameter by itself, so each comes out as it does alone, but for rounding.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blindsr.degradation import border, degrade
+from blindsr.checkpoints import load_optimizer, optimizer_state
+from blindsr.degradation import degrade
 from blindsr.devices import preferred_memory_format
 from blindsr.estimation import SearchLog
 from blindsr.graphs import adam_options, own_stream, repeated
 from blindsr.initialization import draw_parameters
-from blindsr.kernels import kernel_side
 from DIPFKP.network import ImagePrior, scales_for
 from DIPFKP.settings import DIPModel, DIPSettings
+from DIPFKP.target import Target
 from FKP import KernelPrior, SphericalAdam
 
-__all__ = ["Fit", "SearchedKernels", "Target", "baseline_kernels", "latent_kernels", "ssim"]
+__all__ = ["Fit", "SearchedKernels", "baseline_kernels", "fit_both", "latent_kernels", "ssim"]
 
 Generators = Sequence[torch.Generator]
 """One for each picture."""
@@ -57,29 +58,6 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
 def _by_picture(values: Tensor, reduce: Callable[..., Tensor] = torch.sum) -> Tensor:
     """N×… → (N,)."""
     return reduce(values.flatten(1), dim=1)
-
-
-@dataclass(frozen=True)
-class Target:
-    """What image networks are fitted to."""
-
-    lr: Tensor
-    """P×3×h×w in [0, 1], one image for each picture."""
-    scale_factor: int
-    circular: bool
-    """The images have periodic boundaries. If not, the networks' reach as far beyond ``lr`` as the kernel."""
-
-    @property
-    def beyond(self) -> int:
-        """HR pixels by which the networks' images reach beyond those of ``lr`` on each side."""
-        outside = 0 if self.circular else border(kernel_side(self.scale_factor), self.scale_factor)
-        return outside * self.scale_factor
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the networks' images."""
-        height, width = (length * self.scale_factor + 2 * self.beyond for length in self.lr.shape[-2:])
-        return height, width
 
 
 @dataclass(frozen=True)
@@ -158,17 +136,19 @@ class Fit:
         options = {"lr": self.settings.image_rate, "fused": True, **adam_options(self.device)}
         self.optimizer = torch.optim.Adam(self.network.parameters(), **options)
 
-    def run(self, log: SearchLog) -> Tensor:
+    def run(self, log: SearchLog, resumed: Mapping[str, Any]) -> Tensor:
         """All iterations; returns the last images, P×3×(s·h)×(s·w).
 
         Args:
             log: takes down every iteration, and the kernels where they are searched.
+            resumed: state of this fit where it was broken off, as the log kept it; else empty.
         """
         settings, searched = self.settings, self.kernels.optimizer is not None
+        done = self._resume(resumed)
         frozen = settings.frozen_iterations if searched else 0
         changes = {min(change, settings.iterations) for change in (settings.ssim_iterations, frozen)}
         with own_stream(self.device):
-            for first, last in pairwise(sorted({0, settings.iterations} | changes)):
+            for first, last in pairwise(sorted({done, settings.iterations} | {n for n in changes if n > done})):
                 early, moving = first < settings.ssim_iterations, searched and first >= frozen
                 if not searched and first == settings.ssim_iterations:
                     # What Adam remembers of the gradients of 1 − SSIM, a thousand times larger, would keep its steps
@@ -177,7 +157,9 @@ class Fit:
                     self._restart_adam()
                 held = None if moving else self.kernels.decode().detach()
                 step = repeated(partial(self._step, early, held), self.device, last - first)
-                for _ in range(first, last):
+                for iteration in range(first, last):
+                    if iteration > done:  # there is nothing new to keep before
+                        log.keep(partial(self._state, iteration))
                     made = step()
                     if searched:
                         log.kernel(made.kernels)
@@ -187,6 +169,22 @@ class Fit:
         first, (height, width) = self.target.beyond - shift, self.target.size
         inner = 2 * self.target.beyond
         return made.images[..., first : first + height - inner, first : first + width - inner]
+
+    def _state(self, done: int) -> dict[str, Any]:
+        """What the iterations after the first ``done`` depend on, beside what a new fit has as well."""
+        kernels, image = self.kernels, optimizer_state(self.optimizer)
+        if kernels.optimizer is None:
+            return {"done": done, "image": image, "found": kernels.decode()}
+        return {"done": done, "image": image, "kernels": optimizer_state(kernels.optimizer)}
+
+    def _resume(self, state: Mapping[str, Any]) -> int:
+        """Go on from a state of :meth:`_state`, where there is one; how many iterations are done."""
+        if not state:
+            return 0
+        load_optimizer(self.optimizer, state["image"])
+        if self.kernels.optimizer is not None:
+            load_optimizer(self.kernels.optimizer, state["kernels"])
+        return int(state["done"])
 
     def _step(self, early: bool, held: Tensor | None) -> _Step:
         """One iteration, with 1 − SSIM if it is an early one, and kernels that are held or move."""
@@ -213,3 +211,25 @@ class Fit:
         prediction = self.kernels.prediction
         assert prediction is not None
         return _by_picture((kernels - prediction).square()) / _by_picture(prediction.square())
+
+
+def fit_both(
+    kernels: SearchedKernels, joint: Fit | None, fit_again: Callable[[Tensor], Fit | None], log: SearchLog
+) -> tuple[Tensor, Tensor | None]:
+    """Search the kernels in a joint fit, if any, then fit images with the kernels found, if that is wanted.
+
+    Goes on where ``log`` was broken off, if it was.
+
+    Returns:
+        The kernels found, P×1×k×k, and the images of the last fit, if any.
+    """
+    resumed, images = log.resumed, None
+    if "found" in resumed:
+        found = resumed["found"]
+    else:
+        images, resumed = None if joint is None else joint.run(log, resumed), {}
+        with torch.no_grad():
+            found = kernels.decode()
+        log.kernel(found, last=True)
+    again = fit_again(found)
+    return found, images if again is None else again.run(log, resumed)

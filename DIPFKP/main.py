@@ -19,7 +19,7 @@ from blindsr.estimation import Preset
 from blindsr.paths import pretrained_path
 from DIPFKP.estimator import DIPModel, DIPSettings, preset, pretrained_estimator
 from KernelPredictor.predictor import predictor_path
-from NonblindSR.choice import with_nonblind
+from NonblindSR.command import with_nonblind
 
 PRESETS: dict[Preset, DIPSettings] = {name: preset(name) for name in get_args(Preset)}
 SettingsOptions = overrides(PRESETS, "Single settings of the search, in place of the preset's.")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from blindsr.checkpoints import load_checkpoint, load_state
+from blindsr.checkpoints import load_checkpoint, load_state, unwrapped
 from blindsr.kernels import SCALE_FACTORS, gaussian_kernels, kernel_side, normalize, variance_range
 from blindsr.paths import pretrained_path
 from FKP.flow import NormalizingFlow
@@ -63,11 +63,8 @@ class KernelPrior(nn.Module):
         if path is None and scale_factor not in SCALE_FACTORS:
             raise ValueError(f"no weights ship for x{scale_factor}; there are x2, x3, x4 and x8")
         path = Path(path or pretrained_path(f"FKP_x{scale_factor}.pt"))
-        checkpoint = load_checkpoint(path)
-        state = checkpoint.get("model_state")
+        state = unwrapped(load_checkpoint(path), path)
         what = f"an x{scale_factor} kernel prior"
-        if not isinstance(state, dict):
-            raise ValueError(f"{path}: not the weights of {what} (no 'model_state')")
         side = state.get("kernel_size")
         expected = kernel_side(scale_factor)
         if isinstance(side, Tensor) and side.numel() == 1 and int(side) != expected:

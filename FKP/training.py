@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -123,72 +123,105 @@ def train(
     Raises:
         ValueError: ``resume`` was made with other settings or for another scale.
     """
-    prior = KernelPrior(scale_factor)
-    draw_parameters(prior, torch.Generator().manual_seed(settings.seed))
-    prior = prior.to(device)
-    generator = torch.Generator(device).manual_seed(settings.seed)
-    optimizer = torch.optim.Adam(
-        prior.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-    )
-    milestones = [max(1, settings.epochs * tenth // 10) for tenth in (4, 5, 6, 7, 8, 9)]
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.5)
-    validation = validation_kernels(scale_factor).to(device)
-    identity = {**asdict(settings), "scale_factor": scale_factor}
-    best_path = folder / f"FKP_x{scale_factor}_best.pt"
-    first, best, best_state = 0, math.inf, prior.state_dict()
-
+    run = _Run.begin(scale_factor, settings, folder, device)
     if resume is not None:
-        state = load_checkpoint(resume)
-        check_resumable(state, identity, resume)
-        if state["epoch"] >= settings.epochs:
-            raise ValueError(f"{resume}: this training is finished; its best weights lie beside it")
-        save_checkpoint(best_path, {"model_state": state["best_state"]})
-        best_state = state["best_state"]
-        prior.load_state_dict(state["model_state"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        generator.set_state(state["generator"])
-        first, best = state["epoch"], state["best"]
-
-    for epoch in range(first, settings.epochs):
-        prior.train()
-        total = torch.zeros((), device=device)
-        steps = 0
-        chunk = max(1, CHUNK // settings.batch) * settings.batch
-        for start in range(0, settings.kernels_per_epoch, chunk):
-            count = min(chunk, settings.kernels_per_epoch - start)
-            kernels = random_kernels(count, scale_factor, generator)
-            for batch in prior._to_logits(kernels, generator).split(settings.batch):
-                loss = -prior.log_prob_logits(batch).mean()
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                total += loss.detach()
-                steps += 1
-        schedule.step()
-        entry: dict[str, Any] = {"epoch": epoch + 1, "loss": float(total) / steps}
+        run.resume(resume)
+    validation = validation_kernels(scale_factor).to(device)
+    for epoch in range(run.epoch, settings.epochs):
+        entry: dict[str, Any] = {"epoch": epoch + 1, "loss": run.train_one_epoch()}
         if not math.isfinite(entry["loss"]):
             raise ValueError(f"the training diverged in epoch {epoch + 1}; use a smaller --learning-rate")
         if (epoch + 1) % settings.validate_every == 0 or epoch + 1 == settings.epochs:
-            calibrate(prior, torch.Generator(device).manual_seed(settings.seed + 1))
-            entry["nll"], entry["error"] = negative_log_likelihood(prior, validation)
-            weights = {key: value.cpu() for key, value in prior.state_dict().items()}
-            if entry["nll"] < best:
-                best, best_state = entry["nll"], weights
-                save_checkpoint(best_path, {"model_state": weights})
-            save_checkpoint(
-                folder / f"FKP_x{scale_factor}_last.pt",
-                {
-                    "model_state": weights,
-                    "optimizer": optimizer.state_dict(),
-                    "schedule": schedule.state_dict(),
-                    "generator": generator.get_state(),
-                    "settings": identity,
-                    "epoch": epoch + 1,
-                    "best": best,
-                    "best_state": best_state,
-                },
-            )
+            calibrate(run.prior, torch.Generator(device).manual_seed(settings.seed + 1))
+            entry["nll"], entry["error"] = negative_log_likelihood(run.prior, validation)
+            run.save(entry["nll"])
         if on_epoch is not None:
             on_epoch(entry)
-    return prior.eval()
+    return run.prior.eval()
+
+
+@dataclass
+class _Run:
+    """A training with its state."""
+
+    prior: KernelPrior
+    settings: PriorSettings
+    folder: Path
+    generator: torch.Generator
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    epoch: int = 0
+    """Epochs done."""
+    best: float = math.inf
+    """Smallest −log p of a validation."""
+    best_state: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def begin(cls, scale_factor: int, settings: PriorSettings, folder: Path, device: torch.device) -> "_Run":
+        prior = KernelPrior(scale_factor)
+        draw_parameters(prior, torch.Generator().manual_seed(settings.seed))
+        prior = prior.to(device)
+        optimizer = torch.optim.Adam(
+            prior.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
+        milestones = [max(1, settings.epochs * tenth // 10) for tenth in (4, 5, 6, 7, 8, 9)]
+        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.5)
+        return cls(prior, settings, folder, torch.Generator(device).manual_seed(settings.seed), optimizer, schedule)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a resumed training must have in common with the one it goes on with."""
+        return {**asdict(self.settings), "scale_factor": self.prior.scale_factor}
+
+    def path(self, which: str) -> Path:
+        return self.folder / f"FKP_x{self.prior.scale_factor}_{which}.pt"
+
+    def resume(self, path: Path) -> None:
+        state = load_checkpoint(path)
+        check_resumable(state, self.identity, path)
+        if state["epoch"] >= self.settings.epochs:
+            raise ValueError(f"{path}: this training is finished; its best weights lie beside it")
+        save_checkpoint(self.path("best"), {"model_state": state["best_state"]})
+        self.prior.load_state_dict(state["model_state"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.generator.set_state(state["generator"])
+        self.epoch, self.best, self.best_state = state["epoch"], state["best"], state["best_state"]
+
+    def train_one_epoch(self) -> float:
+        """Returns the mean loss."""
+        settings, prior = self.settings, self.prior
+        prior.train()
+        total, steps = torch.zeros((), device=self.generator.device), 0
+        chunk = max(1, CHUNK // settings.batch) * settings.batch
+        for start in range(0, settings.kernels_per_epoch, chunk):
+            count = min(chunk, settings.kernels_per_epoch - start)
+            kernels = random_kernels(count, prior.scale_factor, self.generator)
+            for batch in prior._to_logits(kernels, self.generator).split(settings.batch):
+                loss = -prior.log_prob_logits(batch).mean()
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                self.optimizer.step()
+                total += loss.detach()
+                steps += 1
+        self.schedule.step()
+        self.epoch += 1
+        return float(total) / steps
+
+    def save(self, nll: float) -> None:
+        """Write the weights if they are the best so far, and what to resume from."""
+        weights = {key: value.cpu() for key, value in self.prior.state_dict().items()}
+        if nll < self.best:
+            self.best, self.best_state = nll, weights
+            save_checkpoint(self.path("best"), {"model_state": weights})
+        state = {
+            "model_state": weights,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "generator": self.generator.get_state(),
+            "settings": self.identity,
+            "epoch": self.epoch,
+            "best": self.best,
+            "best_state": self.best_state,
+        }
+        save_checkpoint(self.path("last"), state)

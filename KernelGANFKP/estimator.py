@@ -1,14 +1,14 @@
 """KernelGAN-FKP (FKP, section 3.4) and KernelGAN: the kernel whose downsampling keeps an image's patches alike."""
 
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from blindsr.devices import fetch_interval, gains_from_bfloat16
-from blindsr.estimation import Estimate, OnStep, SearchLog
+from blindsr.estimation import Checkpoint, Estimate, OnStep, SearchLog
 from blindsr.kernels import centre, kernel_x4_from_x2, normalize
 from FKP import KernelPrior
 from KernelGANFKP.baseline import GeneratorSearch
@@ -26,7 +26,8 @@ class _Found:
     """The x2 kernel of an image, 1×1×k×k, and what :class:`Estimate` says of it under the same names."""
 
     kernel: Tensor
-    expected_error: float | None = None
+    predicted: dict[str, Any] = field(default_factory=dict)
+    """What was read off the image."""
     converged: bool | None = None
     notes: tuple[str, ...] = ()
 
@@ -42,12 +43,19 @@ class GANEstimator:
     float32: bool = False
 
     @torch.random.fork_rng(devices=[])  # PyTorch's layers draw weights that are redrawn here
-    def __call__(self, lr: Tensor, scale_factor: int, *, seed: int = 0, on_step: OnStep | None = None) -> Estimate:
-        began = time.perf_counter()
+    def __call__(
+        self,
+        lr: Tensor,
+        scale_factor: int,
+        *,
+        seed: int = 0,
+        on_step: OnStep | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> Estimate:
         require_possible(scale_factor, self.settings, self.model)
         generator = torch.Generator().manual_seed(seed)
         advice = "use a smaller --critic-rate or --kernel-rate"
-        log = SearchLog(self.settings.iterations, on_step, advice, fetch_interval(lr.device))
+        log = SearchLog(self.settings.iterations, on_step, advice, fetch_interval(lr.device), checkpoint)
         # What computes in bfloat16 is chosen here, not by a caller's autocast.
         with torch.autocast(lr.device.type, enabled=False):
             if self.model == "KernelGAN":
@@ -60,9 +68,9 @@ class GANEstimator:
         return Estimate(
             kernel=kernel.cpu(),
             image=None,
-            seconds=time.perf_counter() - began,
+            seconds=log.seconds,
             seed=seed,
-            expected_error=found.expected_error,
+            **found.predicted,
             converged=found.converged,
             notes=found.notes,
             **log.of(),
@@ -78,24 +86,24 @@ class GANEstimator:
         if prior is None:
             raise ValueError("KernelGANFKP needs a kernel prior")
         if settings.start == "fixed":
-            latent, expected_error = prior.initial_latent(), None
+            latent, predicted = prior.initial_latent(), {}
         elif self.predictor is None:
             raise ValueError('a start that is "predicted" needs a kernel predictor')
         else:
             # The x4 kernel is the x2 kernel blurred by itself at twice the size: five times its covariance, in LR
             # pixels 5/4 of what the x2 kernel has in its own.
             prediction = self.predictor.predict(lr, 2, share=4 / 5 if scale_factor == 4 else 1)
-            latent, expected_error = prior.invert(prediction.kernel.to(lr.device)), prediction.expected_error
+            latent, predicted = prior.invert(prediction.kernel.to(lr.device)), prediction.findings
         if not settings.iterations:
             kernel = prior.decode(latent).detach()
             log.kernel(kernel)
-            return _Found(kernel, expected_error)
+            return _Found(kernel, predicted)
         patches = PatchSource.of(lr, settings, prior.side)
         bfloat16 = lr.device.type == "cpu" and gains_from_bfloat16(lr.device) and not self.float32
         critic = Critic(generator, dtype=torch.bfloat16 if bfloat16 else torch.float32)
         critic = critic.to(lr.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         kernel, converged = LatentSearch(patches, settings, prior, critic, latent).run(generator, log)
-        return _Found(kernel, expected_error, converged, patches.notes)
+        return _Found(kernel, predicted, converged, patches.notes)
 
 
 def estimate(

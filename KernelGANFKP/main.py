@@ -19,7 +19,7 @@ from blindsr.estimation import Preset
 from blindsr.paths import pretrained_path
 from KernelGANFKP.estimator import GANModel, GANSettings, preset, pretrained_estimator
 from KernelPredictor.predictor import predictor_path
-from NonblindSR.choice import with_nonblind
+from NonblindSR.command import with_nonblind
 
 PRESETS: dict[Preset, GANSettings] = {name: preset(name, "KernelGANFKP", 2) for name in get_args(Preset)}
 SettingsOptions = overrides(PRESETS, "Single settings of the search, in place of the preset's (here: those of x2).")

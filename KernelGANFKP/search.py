@@ -6,12 +6,14 @@ looked at every so often. A search that had converged meanwhile is taken back to
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from itertools import islice
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from blindsr.checkpoints import load_optimizer, optimizer_state
 from blindsr.estimation import SearchLog
 from blindsr.graphs import adam_options, own_stream, repeated
 from FKP import KernelPrior, SphericalAdam
@@ -82,8 +84,8 @@ class LatentSearch:
     ) -> None:
         self.patches, self.settings, self.prior, self.critic = patches, settings, prior, critic
         self.device = latent.device
+        self.start = prior.decode(latent)
         self.latent = latent.requires_grad_()
-        self.start = prior.decode(latent).detach()
         options = {"betas": (0.5, 0.999), **adam_options(self.device)}
         self.critic_optimizer = torch.optim.Adam(critic.parameters(), lr=settings.critic_rate, **options)
         self.latent_optimizer = SphericalAdam([self.latent], lr=settings.kernel_rate, **adam_options(self.device))
@@ -91,21 +93,29 @@ class LatentSearch:
         """The kernels after one moving iteration, two and so on."""
         self.examined = 0
         """How many of them were asked whether the search had converged there."""
+        self.drawn = torch.Tensor(), 0
+        """State of the generator before it drew the current block, and how many draws of that were taken."""
 
     def run(self, generator: torch.Generator, log: SearchLog) -> tuple[Tensor, bool]:
-        """The kernel found, and whether it had converged.
+        """The kernel found, and whether it had converged. Goes on where ``log`` was broken off, if it was.
 
         Args:
             generator: draws crops and shares; on the CPU.
         """
-        settings, draws = self.settings, self._draws(generator)
+        settings, done = self.settings, log.done
+        if log.resumed:
+            self._resume(log.resumed, generator)
+        draws = islice(self._draws(generator), self.drawn[1], None)
         frozen, stop = settings.frozen_iterations, settings.stop_when_converged
         end: int | None = None
         with own_stream(self.device):
             current = self._empty_draws()
-            for first, last in ((0, frozen), (frozen, settings.iterations)):
-                step = repeated(partial(self._step, current, first == frozen), self.device, last - first)
+            for moving, first, last in ((False, 0, frozen), (True, frozen, settings.iterations)):
+                first = max(first, done)
+                step = repeated(partial(self._step, current, moving), self.device, last - first)
                 for iteration in range(first, last):
+                    if iteration > done:  # there is nothing new to keep before
+                        log.keep(self._state)
                     for place, values in zip(current, next(draws), strict=True):
                         place.copy_(values)
                     made = step()
@@ -126,6 +136,23 @@ class LatentSearch:
             log.cut(frozen + end)
         log.kernel(kernel, last=True)
         return kernel, end is not None or converged(self.moved)
+
+    def _state(self) -> dict[str, Any]:
+        """What the next iterations depend on, beside what a new search has as well."""
+        return {
+            "critic": optimizer_state(self.critic_optimizer),
+            "latent": optimizer_state(self.latent_optimizer),
+            "moved": self.moved,
+            "drawn": self.drawn,
+        }
+
+    def _resume(self, state: dict[str, Any], generator: torch.Generator) -> None:
+        """Go on from a state of :meth:`_state`."""
+        load_optimizer(self.critic_optimizer, state["critic"])
+        load_optimizer(self.latent_optimizer, state["latent"])
+        self.moved = [kernel.to(self.device) for kernel in state["moved"]]
+        self.drawn = state["drawn"]
+        generator.set_state(self.drawn[0])
 
     def _examine(self) -> int | None:
         """After how many moving iterations the search had converged, where that is not known yet."""
@@ -154,12 +181,13 @@ class LatentSearch:
                 values = [value.pin_memory() for value in values]
             return [value.to(self.device, non_blocking=True) for value in values]
 
-        upcoming = block()
+        state, upcoming = generator.get_state(), block()
         while True:
-            current = upcoming
+            begun, current = state, upcoming
             for index in range(BLOCK):
                 if index == BLOCK // 2:  # while the device has enough to do
-                    upcoming = block()
+                    state, upcoming = generator.get_state(), block()
+                self.drawn = begun, index + 1
                 yield _Draws(*(values[index] for values in current))
 
     def _step(self, draws: _Draws, moving: bool) -> _Step:

@@ -7,7 +7,7 @@ small network, trained on random kernels, reads the blur off the image's edges i
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from blindsr.checkpoints import load_checkpoint, load_state
 from blindsr.images import LUMA
 from blindsr.kernels import SCALE_FACTORS, gaussian_kernels, kernel_side, variance_range
 from blindsr.paths import pretrained_path
-from blindsr.photographs import WHITE_LUMA, is_grey
+from blindsr.photographs import WHITE_LUMA, colour_noise, is_grey
 
 __all__ = ["KernelPredictor", "Prediction", "Start", "from_log_covariance", "predictor_path", "to_log_covariance"]
 
@@ -36,8 +36,14 @@ TILES = 8
 SHRINKAGE = 0.25
 """By what share of its expected error a log-covariance is lowered: a kernel that is too wide costs the image more
 than one that is too narrow by as much."""
+PHOTO_SHRINKAGE = 0.1
+"""The same for weights that read noise: of photographs a larger error is expected, and noise bounds what it costs."""
 NOISE_OFFSET = 0.5
 """Grey levels added to a noise level before its logarithm is taken: noise far below rounding leaves no trace."""
+LEAST_COLOUR_NOISE = 1.5 / 255
+"""Noise of the colours up to which it can be their texture or rounding."""
+COLOUR_SHARE = 0.7
+"""Share of the noise read off the luma that the colours have at least where the picture was not compressed."""
 MIN_SIDE = 16
 """Sides in LR pixels below which an image is extended by its border pixels."""
 
@@ -86,9 +92,16 @@ class Prediction:
     variances: tuple[float, float] = (math.nan, math.nan)
     """Variances along the principal axes as they were read, HR pixels², the larger first: neither lowered nor clipped
     to the range of the kernels (:func:`blindsr.kernels.variance_range`). Beyond it, the blur is another one."""
+    spread: tuple[float, float] = (math.nan, math.nan)
+    """Their square roots in LR pixels."""
     sigma: float | None = None
     """Noise level in image range, as :func:`blindsr.photographs.noise_level` counts it; None where the weights do not
     tell (those for prepared data)."""
+
+    @property
+    def findings(self) -> dict[str, Any]:
+        """What :class:`blindsr.estimation.Estimate` says of it, by its names."""
+        return {"expected_error": self.expected_error, "spread": self.spread, "sigma": self.sigma}
 
 
 class Reading(NamedTuple):
@@ -211,8 +224,8 @@ class KernelPredictor(nn.Module):
     def predict(self, lr: Tensor, scale_factor: int, share: float = 1.0) -> Prediction:
         """Predict the kernel of an image from windows of it, each weighted by its expected precision.
 
-        It is somewhat narrower than the likeliest one (:data:`SHRINKAGE`). Turned and mirrored images give the same
-        kernel, turned and mirrored.
+        It is somewhat narrower than the likeliest one (:data:`SHRINKAGE`, :data:`PHOTO_SHRINKAGE`). Turned and
+        mirrored images give the same kernel, turned and mirrored.
 
         Args:
             lr: 1×3×h×w float32 in [0, 1].
@@ -230,11 +243,24 @@ class KernelPredictor(nn.Module):
         mean = (weights[:, None] * entries).sum(dim=0, keepdim=True)
         expected_error = float(2 * torch.exp((weights * log_errors).sum()))
         largest, smallest, _ = variances_and_angle(mean.cpu().double(), scale_factor)
-        mean[:, :2] -= SHRINKAGE * expected_error
+        mean[:, :2] -= (PHOTO_SHRINKAGE if self.noise_heads else SHRINKAGE) * expected_error
         lambda1, lambda2, theta = from_log_covariance(mean.cpu().double(), scale_factor, share)
         kernel = gaussian_kernels(lambda1, lambda2, theta, kernel_side(scale_factor), scale_factor)
-        sigma = _noise_level(readings, grey=is_grey(lr))
-        return Prediction(kernel.float(), expected_error, (float(largest), float(smallest)), sigma)
+        sigma = _noise_level(readings, lr)
+        variances = float(largest), float(smallest)
+        spread = math.sqrt(max(variances[0], 0)) / scale_factor, math.sqrt(max(variances[1], 0)) / scale_factor
+        return Prediction(kernel.float(), expected_error, variances, spread, sigma)
+
+    def noise_level(self, lr: Tensor) -> float:
+        """The noise level of 1×3×h×w in [0, 1], in image range.
+
+        Raises:
+            ValueError: the weights do not tell.
+        """
+        sigma = self.predict(lr, 2).sigma
+        if sigma is None:
+            raise ValueError("these weights of the predictor read no noise level; give it with --sigma")
+        return sigma
 
 
 def _attend(scores: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -252,18 +278,28 @@ def _attend(scores: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     return pooled.flatten(1), evidence
 
 
-def _noise_level(readings: list[Reading], *, grey: bool) -> float | None:
-    """The noise level in image range, the root mean square of those of the windows."""
+def _noise_level(readings: list[Reading], lr: Tensor) -> float | None:
+    """The noise level of ``lr`` in image range, the root mean square of those that the network read off the windows.
+
+    Where its colours have about as much noise, or more, it was not compressed, and they tell better: the network can
+    take fine texture for noise, and the other way round.
+    """
     logs = [reading.log_noise for reading in readings if reading.log_noise is not None]
     if not logs:
         return None
     levels = (torch.exp(torch.cat(logs).double()) - NOISE_OFFSET).clamp(min=0)
-    return float(levels.square().mean().sqrt()) / 255 / (1 if grey else WHITE_LUMA)
+    of_luma = float(levels.square().mean().sqrt()) / 255
+    if is_grey(lr):
+        return of_luma
+    of_colours = colour_noise(lr)
+    if of_colours > max(LEAST_COLOUR_NOISE, COLOUR_SHARE * of_luma / WHITE_LUMA):
+        return of_colours
+    return of_luma / WHITE_LUMA
 
 
 def predictor_path(photographs: bool) -> Path:
     """The shipped weights for photographs, or for laboratory data."""
-    return pretrained_path("kernel_predictor.pth")
+    return pretrained_path("kernel_predictor_photo.pth" if photographs else "kernel_predictor.pth")
 
 
 def _textured_tiles(luma: Tensor) -> Tensor:

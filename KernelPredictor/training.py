@@ -17,7 +17,7 @@ from blindsr.images import LUMA
 from blindsr.initialization import draw_parameters
 from blindsr.kernels import gaussian_kernels, kernel_side, variance_range
 from blindsr.photographs import WHITE_LUMA, CameraSettings, camera_kernels, covariance, photograph
-from blindsr.training.loop import OnValidation, TrainingSettings, fit, process_count
+from blindsr.training.loop import OnValidation, Training, TrainingSettings, fit, process_count
 from blindsr.training.photographs import hold_out
 from KernelPredictor.predictor import MIN_SIDE, NOISE_HEADS, NOISE_OFFSET, KernelPredictor, to_log_covariance
 
@@ -226,7 +226,7 @@ def train(
     Raises:
         ValueError: there are too few pictures, or ``resume`` was made with other settings.
     """
-    training, validation = hold_out(images, settings.held_out)
+    shown, validation = hold_out(images, settings.held_out)
     heads = NOISE_HEADS if settings.photographs else 0
     net = KernelPredictor(noise_heads=heads)
     draw_parameters(net, torch.Generator().manual_seed(settings.seed))
@@ -237,7 +237,7 @@ def train(
     average = KernelPredictor(noise_heads=heads).eval()
     average = average.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average.load_state_dict(net.state_dict())
-    source = CropSource(training, settings)
+    source = CropSource(shown, settings)
     mixed_precision = gains_from_bfloat16(device)
 
     def draw_loss(model: nn.Module, generator: torch.Generator) -> Tensor:
@@ -255,18 +255,13 @@ def train(
             loss = loss + settings.noise_weight * (log_noise.float() - noise[0]).abs().mean()
         return loss
 
-    fit(
+    training = Training(
         net,
         average,
         draw_loss,
         lambda: validate(average, validation, settings),
-        settings,
-        images,
-        folder,
         weights_name(settings),
         "−error of the log-covariance",
-        resume,
-        on_step,
-        on_validation,
     )
+    fit(training, settings, images, folder, resume, on_step, on_validation)
     return average

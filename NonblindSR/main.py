@@ -21,10 +21,11 @@ from blindsr.paths import runs_folder
 from blindsr.training.loop import training_device
 from blindsr.training.photographs import read_photographs
 from blindsr.training.progress import training_bar
-from NonblindSR.choice import choose_nonblind, with_nonblind
+from NonblindSR.command import with_nonblind
 from NonblindSR.evaluation import KernelConvention, evaluate, read_known_kernel
 from NonblindSR.training import USRNetSettings, train, weights_name
 from NonblindSR.usrnet import USRNet
+from NonblindSR.weights import choose_nonblind
 
 
 @dataclass(frozen=True)

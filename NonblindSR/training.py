@@ -16,7 +16,7 @@ from blindsr.degradation import add_noise, centre_crop, degrade, modcrop, quanti
 from blindsr.devices import gains_from_bfloat16
 from blindsr.kernels import kernel_side, normalize, random_kernels, random_motion_kernels
 from blindsr.photographs import CameraSettings, photograph
-from blindsr.training.loop import OnValidation, TrainingSettings, fit, process_count
+from blindsr.training.loop import OnValidation, Training, TrainingSettings, fit, process_count
 from blindsr.training.photographs import hold_out
 from NonblindSR.evaluation import score
 from NonblindSR.schedule import extend_schedule
@@ -313,18 +313,6 @@ def train(
     def scores() -> dict[int, float]:
         return {s: validate(average, validation, s) for s in sorted(set(settings.scales))}
 
-    fit(
-        net,
-        average,
-        draw_loss,
-        scores,
-        settings,
-        pictures,
-        folder,
-        weights_name(settings),
-        "validation PSNR (dB)",
-        resume,
-        on_step,
-        on_validation,
-    )
+    training = Training(net, average, draw_loss, scores, weights_name(settings), "validation PSNR (dB)")
+    fit(training, settings, pictures, folder, resume, on_step, on_validation)
     return average

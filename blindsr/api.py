@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blindsr.devices import DeviceName, pick_device
+from blindsr.doubts import doubts
 from blindsr.estimation import Estimate, Estimator, OnStep, place
 from blindsr.kernels import SCALE_FACTORS, as_kernel, locate, normalize
 from blindsr.restoration import Padding, restore
@@ -57,7 +58,7 @@ def super_resolve(
 
     Returns:
         The image at s times the size, of the kind, number type and range of ``image``, and the estimate, whose kernel
-        is aligned unless ``prepared`` and whose ``uncertain`` says where too little of the blur shows.
+        is aligned unless ``prepared`` and whose ``notes`` say what speaks against the result.
 
     Raises:
         ValueError: ``image``, ``kernel``, ``scale_factor`` or another argument is none of these, or the image is too
@@ -66,7 +67,7 @@ def super_resolve(
     # The only arrow from here to the subprojects; inside the call, so that importing blindsr loads none of them.
     from DIPFKP.estimator import preset, pretrained_estimator
     from KernelPredictor.predictor import predictor_path
-    from NonblindSR.choice import choose_nonblind
+    from NonblindSR.weights import choose_nonblind
 
     _require_arguments(scale_factor, seed)
     scale_factor = int(scale_factor)
@@ -84,17 +85,18 @@ def super_resolve(
             settings, weights = replace(preset(), circular=prepared), predictor_path(photographs=not prepared)
             estimator = pretrained_estimator(scale_factor, where, settings, path_predictor=weights)
         estimate = estimator(lr, scale_factor, seed=seed, on_step=on_step)
-    estimate = place(estimate, scale_factor, photograph=not prepared)
-    noise = step.sigma(lr) if callable(step.sigma) else step.sigma
+    found = place(estimate, scale_factor, photograph=not prepared)
+    noise = step.sigma(lr, found.sigma) if callable(step.sigma) else step.sigma
+    notes = doubts(found, not prepared, 255 * noise) + found.notes
     padding: Padding = "circular" if periodic else "none" if prepared else "reflect"
-    sr = restore(step.network, lr, estimate.kernel, scale_factor, noise, padding, on_step)[0]
+    sr = restore(step.network, lr, found.kernel, scale_factor, noise, padding, on_step)[0]
     if grey:
         sr = sr.mean(dim=0, keepdim=True)
     if has_alpha:
         sr = torch.cat(
             [sr, F.interpolate(planes[None, -1:], scale_factor=scale_factor, mode="bicubic")[0].to(sr.device)]
         )
-    return _like(sr.clamp(0, 1), image), estimate
+    return _like(sr.clamp(0, 1), image), replace(found, notes=notes)
 
 
 def _require_arguments(scale_factor: int, seed: int) -> None:

@@ -10,7 +10,19 @@ from torch import Tensor, nn
 
 from blindsr.files import atomic_write
 
-__all__ = ["check_resumable", "load_checkpoint", "load_state", "save_checkpoint"]
+__all__ = [
+    "check_resumable",
+    "load_checkpoint",
+    "load_optimizer",
+    "load_state",
+    "optimizer_state",
+    "save_checkpoint",
+    "unwrapped",
+]
+
+# What trainings elsewhere put weights under.
+_WRAPPERS = ("params", "params_ema", "state_dict", "model_state")
+_PARALLEL = "module."  # what torch.nn.DataParallel puts before every name
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -38,8 +50,28 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def load_state(module: nn.Module, state: dict[str, Tensor], path: Path, what: str) -> None:
-    """Load ``state`` into ``module``; a mismatch is told in one line that names the file.
+def unwrapped(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The weights in a checkpoint that holds them under one of the usual names, and without ``module.`` before them.
+
+    >>> unwrapped({"params": {"module.weight": 1}, "step": 3}, Path("weights.pt"))
+    {'weight': 1}
+
+    Raises:
+        ValueError: there are several.
+    """
+    state = dict(content)
+    wrappers = [name for name in _WRAPPERS if isinstance(state.get(name), Mapping)]
+    if len(wrappers) > 1:
+        raise ValueError(f"{path}: holds several weights ({', '.join(wrappers)}); save those to use as a state_dict")
+    if wrappers:
+        state = dict(state[wrappers[0]])
+    if state and all(isinstance(name, str) and name.startswith(_PARALLEL) for name in state):
+        state = {name.removeprefix(_PARALLEL): value for name, value in state.items()}
+    return state
+
+
+def load_state(module: nn.Module, state: Mapping[str, Any], path: Path, what: str) -> None:
+    """Load ``state``, :func:`unwrapped`, into ``module``; a mismatch is told in one line that names the file.
 
     Args:
         what: what the weights should be for, as in "an x4 kernel prior".
@@ -47,6 +79,7 @@ def load_state(module: nn.Module, state: dict[str, Tensor], path: Path, what: st
     Raises:
         ValueError: keys or shapes differ from the module's.
     """
+    state = unwrapped(state, path)
     expected = module.state_dict()
     for key, value in expected.items():
         if key not in state:
@@ -57,7 +90,7 @@ def load_state(module: nn.Module, state: dict[str, Tensor], path: Path, what: st
             raise ValueError(f"{path}: not the weights of {what} ('{key}' is {shape}, expected {tuple(value.shape)})")
         if not torch.isfinite(found).all():
             raise ValueError(f"{path}: '{key}' holds values that are not finite; the file is of no use")
-    unknown = sorted(state.keys() - expected.keys())
+    unknown = sorted(map(str, state.keys() - expected.keys()))
     if unknown:
         raise ValueError(f"{path}: not the weights of {what} ('{unknown[0]}' is unknown)")
     module.load_state_dict(state)
@@ -90,3 +123,20 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint of tensors and plain values, whole or not at all."""
     with atomic_write(path) as temporary:
         torch.save(content, temporary)
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """What an optimiser's next steps depend on, the parameters included; not a copy."""
+    return {"parameters": [parameter.detach() for parameter in _parameters(optimizer)], **optimizer.state_dict()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Put an optimiser of the same parameters, and these in place, into a state of :func:`optimizer_state`."""
+    optimizer.load_state_dict({key: value for key, value in state.items() if key != "parameters"})
+    with torch.no_grad():
+        for parameter, value in zip(_parameters(optimizer), state["parameters"], strict=True):
+            parameter.copy_(value)
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -213,10 +213,10 @@ class Bar(tqdm):
             pace |= {"file": _Lines(), "leave": False}
         super().__init__(miniters=1, **pace, **arguments)
 
-    def restart(self, total: int) -> None:
-        """Count from 0 to ``total`` from now on."""
+    def restart(self, total: int, done: int = 0) -> None:
+        """Count to ``total`` from now on, from what was ``done`` before."""
         if self.drawn:
             self.reset(total=total)
         else:  # reset would print a line
-            self.n, self.last_print_n, self.total = 0, 0, total
-            self.start_t = time.time()
+            self.total, self.start_t = total, time.time()
+        self.n = self.last_print_n = self.initial = done

@@ -18,6 +18,7 @@ from PIL import Image
 from blindsr.api import super_resolve
 from blindsr.command import parse, run
 from blindsr.devices import pick_device
+from blindsr.doubts import doubts
 from blindsr.estimation import Estimate, Estimator, OnStep, place
 from blindsr.images import Picture, read_picture, to_uint8, write_like
 from blindsr.kernel_shape import kernel_png, kernel_shape
@@ -127,16 +128,12 @@ def super_resolved(session: Session, width: float, sigma: float | None, on_step:
 
 
 def write_downloads(folder: Path, session: Session, image: torch.Tensor) -> list[str]:
-    """The result as PNG and as JPEG, the latter with what the camera wrote into the photograph."""
+    """The result as PNG and as JPEG (which has no transparency), with what the camera wrote into the photograph."""
     name = f"{Path(session.path).stem}_x{session.scale_factor}"
-    png, jpeg = folder / f"{name}.png", folder / f"{name}.jpg"
-    write_like(png, image, session.picture)
-    with Image.open(session.path) as original:
-        exif = original.getexif()
-    exif[0x0112] = 1  # the pixels are upright
-    colours = Image.fromarray(to_uint8(image))
-    colours.save(jpeg, quality=95, subsampling=0, exif=exif, icc_profile=session.picture.icc_profile)
-    return [str(png), str(jpeg)]
+    written = [write_like(folder / f"{name}.png", image, session.picture)]
+    if session.picture.alpha is None:
+        written.append(write_like(folder / f"{name}.jpg", image, session.picture))
+    return list(map(str, written))
 
 
 def described(session: Session, width: float) -> tuple[Image.Image, str]:
@@ -144,7 +141,8 @@ def described(session: Session, width: float) -> tuple[Image.Image, str]:
     estimate = scaled(session.estimate, session.scale_factor, width)
     picture = Image.open(io.BytesIO(kernel_png(estimate.kernel)))
     large = picture.resize((8 * picture.width, 8 * picture.height), Image.Resampling.NEAREST)
-    lines = [f"**blur** {kernel_shape(estimate.kernel).describe(estimate.expected_error)}", *estimate.doubts]
+    blur = f"**blur** {kernel_shape(estimate.kernel).describe(estimate.expected_error)}"
+    lines = [blur, *doubts(estimate, True, None, session.picture.jpeg_quality), *estimate.notes]
     return large, "\n\n".join(lines)
 
 

@@ -1,11 +1,13 @@
 """What a kernel estimator takes and gives: the contract between estimators and the pipeline."""
 
+import inspect
 import math
+import time
 from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from html import escape
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeGuard
 
 import torch
 from torch import Tensor
@@ -17,14 +19,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = [
-    "UNCERTAIN",
+    "Checkpoint",
     "Estimate",
     "Estimator",
     "NoiseEstimator",
     "NonblindSR",
     "OnStep",
     "Preset",
+    "ResumableEstimator",
     "SearchLog",
+    "is_resumable",
     "place",
 ]
 
@@ -32,16 +36,12 @@ Preset = Literal["prediction", "search", "paper"]
 """Settings that every estimator has: the predicted kernel without a search, a search that begins there, and the
 published method."""
 
-UNCERTAIN = 0.32
-"""Expected relative error of a kernel's covariance above which it is called uncertain: photographs of BSDS500, up to
-four times enlarged, have 0.06 to 0.23, gradients, single edges and flat areas 0.38 to 0.76 (at x8 0.21 to 0.35)."""
-
 OnStep = Callable[[int, int, float | None], None]
 """Called after every step with (steps done, steps in all, loss); what has no loss says None."""
 
 
-NoiseEstimator = Callable[[Tensor], float]
-"""Reads the noise level (image range) off an image, 1×3×h×w in [0, 1]."""
+NoiseEstimator = Callable[[Tensor, float | None], float]
+"""From an image, 1×3×h×w in [0, 1], and the noise level that an estimator read off it, if any, to the one to tell."""
 
 
 class NonblindSR(Protocol):
@@ -65,13 +65,18 @@ class Estimate:
     losses: list[float]
     """Loss of every iteration."""
     seconds: float
-    """Wall-clock time of the estimation."""
+    """Wall-clock time of the estimation, before it was broken off included."""
     seed: int
-    """Seed of every draw: the same seed, settings and device give the same estimate."""
+    """Seed of every draw: the same seed, settings and CPU give the same estimate (a GPU adds in no fixed order)."""
     critic_losses: list[float] = field(default_factory=list)
     """Loss of the critic in every iteration, where there is one (its last step's)."""
     expected_error: float | None = None
     """Error to expect of the kernel's covariance, relative to it (0.05 is good), where the estimator knows."""
+    spread: tuple[float, float] | None = None
+    """Standard deviations of the blur along its axes, the larger first, in LR pixels, as read off the image and not
+    limited to what kernels can be, where the estimator reads them."""
+    sigma: float | None = None
+    """Noise level in image range, where the estimator read it off the image."""
     converged: bool | None = None
     """Whether the kernel had converged when the search ended, where the estimator checks that. Converged is not
     correct: a large proximal weight makes a search converge at its start."""
@@ -82,18 +87,6 @@ class Estimate:
     may return either; :func:`place` moves the kernel to where the image needs it."""
     notes: tuple[str, ...] = ()
     """What a user should know of this estimate, a line each."""
-
-    @property
-    def uncertain(self) -> bool:
-        """Whether too little of the blur shows for the kernel to be trusted, where the estimator knows."""
-        return self.expected_error is not None and self.expected_error > UNCERTAIN
-
-    @property
-    def doubts(self) -> tuple[str, ...]:
-        """What speaks against this estimate, and the notes, a line each."""
-        if not self.uncertain:
-            return self.notes
-        return (f"uncertain: too little of the blur shows (its variances ± {self.expected_error:.0%})", *self.notes)
 
     @property
     def relative_change(self) -> float | None:
@@ -112,7 +105,7 @@ class Estimate:
         lines = [
             f"blur {kernel_shape(self.kernel).describe(self.expected_error)}",
             f"{self.seconds:.1f} s",
-            *self.doubts,
+            *self.notes,
         ]
         if self.converged is False:
             lines.append("the kernel had not converged")
@@ -154,8 +147,52 @@ class Estimator(Protocol):
         ...
 
 
+class Checkpoint(Protocol):
+    """Keeps the state of one search, so that a search that is broken off can go on from there."""
+
+    def load(self) -> dict[str, Any] | None:
+        """The state last saved of this search, tensors on the CPU; None where there is none."""
+        ...
+
+    def due(self) -> bool:
+        """Whether it is time to save."""
+        ...
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Take down ``state``, tensors and plain values, at once: the search will change the tensors."""
+        ...
+
+
+class ResumableEstimator(Protocol):
+    """An :class:`Estimator` that can go on with a search that was broken off. It still opens no file."""
+
+    def __call__(
+        self,
+        lr: Tensor,
+        scale_factor: int,
+        *,
+        seed: int,
+        on_step: OnStep | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> Estimate:
+        """As of :class:`Estimator`. On one CPU the estimate is that of an unbroken search, bit for bit.
+
+        Args:
+            checkpoint: of a search of the same image with the same settings and seed.
+        """
+        ...
+
+
+def is_resumable(estimator: Estimator | ResumableEstimator) -> TypeGuard[ResumableEstimator]:
+    """Whether an estimator is given checkpoints: whether it has a parameter called ``checkpoint``."""
+    try:
+        return "checkpoint" in inspect.signature(estimator).parameters
+    except (TypeError, ValueError):  # some of what can be called has no signature
+        return False
+
+
 class SearchLog:
-    """Takes down a search as it goes, for :class:`Estimate`, and tells ``on_step``.
+    """Takes down a search as it goes, for :class:`Estimate`, and tells ``on_step``; goes on with one broken off.
 
     Several pictures that are searched together share one log.
 
@@ -164,19 +201,37 @@ class SearchLog:
         advice: what to do when the loss is not a number any more.
         every: after how many iterations losses are fetched from the device, which has to be waited for. Until then
             ``on_step`` is not called, and a loss that is not finite not noticed.
+        checkpoint: of the search.
     """
 
     pictures = 12
 
-    def __init__(self, total: int, on_step: OnStep | None, advice: str, every: int = 1) -> None:
+    def __init__(
+        self,
+        total: int,
+        on_step: OnStep | None,
+        advice: str,
+        every: int = 1,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        earlier = (checkpoint.load() if checkpoint is not None else None) or {}
         self.total = total
         self.on_step = on_step
         self.advice = advice
         self.every = every
-        self.done = 0
+        self.checkpoint = checkpoint
+        self.resumed: dict[str, Any] = earlier.get("search", {})
+        """What :meth:`keep` was given when the search was broken off; empty where it begins now."""
         self._pending: list[Tensor] = []
-        self._losses: list[list[list[float]]] = []
-        self._kernels: list[tuple[int, Tensor]] = []
+        self._losses: list[list[list[float]]] = earlier.get("losses", [])
+        self._kernels: list[tuple[int, Tensor]] = earlier.get("kernels", [])
+        self._began = time.perf_counter() - earlier.get("seconds", 0.0)
+        self.done = len(self._losses)
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time of the search, before it was broken off included."""
+        return time.perf_counter() - self._began
 
     def step(self, *losses: Tensor) -> None:
         """An iteration is done.
@@ -202,6 +257,19 @@ class SearchLog:
                 raise ValueError(f"the search diverged; {self.advice}")
             if self.on_step is not None:
                 self.on_step(len(self._losses), self.total, sum(losses[0]) / len(losses[0]))
+
+    def keep(self, search: Callable[[], dict[str, Any]]) -> None:
+        """Save the state between two iterations, where that is due.
+
+        Args:
+            search: makes what the next iterations depend on, of tensors and plain values; see
+                :func:`blindsr.checkpoints.optimizer_state`.
+        """
+        if self.checkpoint is None or not self.checkpoint.due():
+            return
+        self.fetch()
+        state = {"losses": self._losses, "kernels": self._kernels, "seconds": self.seconds, "search": search()}
+        self.checkpoint.save(state)
 
     def kernel(self, kernel: Tensor, last: bool = False) -> None:
         """The kernels after the iterations done, N×1×k×k; kept if they are the ``last`` or their turn has come."""

@@ -4,6 +4,7 @@ A step of a search is hundreds of small kernels. Launched one by one they keep a
 """
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -36,7 +37,9 @@ def own_stream(device: torch.device) -> Iterator[None]:
         return
     stream, outer = _stream(device), torch.cuda.current_stream(device)
     stream.wait_stream(outer)
-    with torch.cuda.stream(stream):
+    with torch.cuda.stream(stream), warnings.catch_warnings():
+        # Optimisers that can be captured say so at every step that is not.
+        warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
         yield
     outer.wait_stream(stream)
 

@@ -5,7 +5,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -15,12 +15,18 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from blindsr.carried import png_chunks, read_carried
+from blindsr.encoding import QUALITY, SUFFIXES, Carried, OutputFormat, Pixels, encode
 from blindsr.files import atomic_write
+from blindsr.picture_names import HEIC, is_image_name, passed_over, reason_not_read
 
 __all__ = [
     "LUMA",
+    "OutputFormat",
     "Picture",
     "is_image_name",
+    "output_suffix",
+    "passed_over",
     "read_image",
     "read_picture",
     "read_pixels",
@@ -31,26 +37,36 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-# Pictures by their names; everything else in a folder is not taken for a picture.
-_SUFFIXES = {
-    ".bmp", ".dib", ".jpeg", ".jpg", ".jpe", ".jp2", ".png", ".webp", ".avif", ".pbm", ".pgm", ".ppm", ".pnm",
-    ".sr", ".ras", ".tiff", ".tif", ".gif",
-}  # fmt: skip
-
-
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in brightness (ITU-R BT.601, full range)."""
 MAX_PIXELS = 2**28
 """Pictures that say in their header that they are larger are not decoded: 100 bytes can unpack to gigabytes."""
 
 # Formats that start other programs (EPS, say) are not among them.
-_FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "DIB", "PPM", "GIF", "JPEG2000", "AVIF", "SUN")
+_FORMATS = (
+    "PNG",
+    "JPEG",
+    "TIFF",
+    "WEBP",
+    "BMP",
+    "DIB",
+    "PPM",
+    "GIF",
+    "JPEG2000",
+    "AVIF",
+    "SUN",
+    *(["HEIF"] if HEIC else []),
+)
+_LOSSY = ("JPEG", "MPO", "AVIF", "HEIF")
 # Of those, the ones that may hold 16 bits, of which Pillow keeps 8 where there are several channels.
 _DEEP_FORMATS = ("PNG", "TIFF", "PPM", "JPEG2000")
 _GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L")
 _COLOUR_MODES = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr")
 
-Pixels = npt.NDArray[np.unsignedinteger]
+_STANDARD_TABLE_SUM = 3688
+"""Of JPEG's standard quantization table for brightness (ITU-T T.81, table K.1), which quality 50 takes as it is."""
+_GREY_ROUNDING = 2
+"""Levels of 255 by which the channels of a grey picture may differ that was stored as a JPEG in colours."""
 
 
 @dataclass(frozen=True)
@@ -63,15 +79,26 @@ class Picture:
     """Bits of a channel, 8 or 16."""
     grey: bool = False
     """Whether the file holds one channel of brightness instead of colours."""
+    grey_colours: bool = False
+    """Whether the file holds colours that are all grey, within what JPEG rounds."""
     alpha: Pixels | None = None
     """Opacity, H×W of the file's depth."""
-    icc_profile: bytes | None = None
-    """What the colours mean, where the file says it and it fits ``grey``."""
+    kind: str = "PNG"
+    """The file's format, by Pillow's name."""
+    frames: int = 1
+    """How many frames or pages the file has, of which this is the first."""
+    jpeg_quality: int | None = None
+    """Quality that a JPEG was stored with, 1 to 100, as far as its tables tell."""
+    carried: Carried = field(default_factory=Carried)
+    """What the file says besides."""
 
 
-def is_image_name(path: Path) -> bool:
-    """Whether the name is that of a picture (hidden files are none)."""
-    return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Of odd metadata; what matters raises."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextmanager
@@ -80,15 +107,16 @@ def _opened(path: Path, data: bytes) -> Iterator[Image.Image]:
 
     From ``data``, the file's content: from a file, Pillow maps some into memory and turns those TIFFs wrongly.
     """
-    pillow_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # ours is known to the last pixel
+    # Pillow, which looks at each part of a file as well, refuses what is more than twice this.
+    pillow_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS / 2  # type: ignore[assignment]
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            warnings.simplefilter("ignore")  # of odd metadata; what matters raises
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width}×{image.height} pixels are more than {MAX_PIXELS}; use a smaller one")
+        with _no_warnings(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             yield image
     except UnidentifiedImageError as error:
-        raise ValueError(f"{path}: not a picture that can be read; save it as PNG or JPEG, 8 or 16 bits") from error
+        reason = reason_not_read(path) or "not a picture that can be read; save it as PNG or JPEG, 8 or 16 bits"
+        raise ValueError(f"{path}: {reason}") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path}: its pixels are more than {MAX_PIXELS}; use a smaller picture") from error
     except MemoryError:
         raise
     except ValueError as error:
@@ -111,13 +139,14 @@ def read_picture(path: Path) -> Picture:
         raise FileNotFoundError(f"{path}: no such picture")
     data = path.read_bytes()
     with _opened(path, data) as image:
+        frames = _frames(image)
         pixels, grey = _decode(image, data)
-        profile = image.info.get("icc_profile")
-    fits = not profile or profile[16:20] == (b"GRAY" if grey else b"RGB ")
-    # Tried now: with a damaged profile the result could not be written after all the work.
-    if profile and not (fits and _encode(".png", np.zeros((1, 1, 1), np.uint8), profile)):
-        log.warning("%s: its colour profile is damaged or not made for such pixels; the result has none", path)
-        profile = None
+        carried, lost = read_carried(image, data, grey)
+        kind, jpeg_quality = image.format or "", _jpeg_quality(image)
+    if lost:
+        log.warning("%s: its %s; the result has none", path, lost)
+    if frames > 1:
+        log.warning("%s: the first of %d frames or pages, the others are left out", path, frames)
     colours, alpha = pixels, None
     if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
         colours, alpha = pixels[:, :, :-1], np.ascontiguousarray(pixels[:, :, -1])
@@ -126,7 +155,40 @@ def read_picture(path: Path) -> Picture:
     # Division in float64, then one rounding: the published LR images depend on it in the last bit.
     channels = [(colours[:, :, c] / largest).astype(np.float32) for c in range(colours.shape[2])]
     planes = torch.from_numpy(np.stack(channels))[None].expand(-1, 3, -1, -1).contiguous()
-    return Picture(planes, bits=8 * pixels.itemsize, grey=grey, alpha=alpha, icc_profile=profile or None)
+    return Picture(
+        planes,
+        bits=8 * pixels.itemsize,
+        grey=grey,
+        grey_colours=not grey and _all_grey(colours),
+        alpha=alpha,
+        kind=kind,
+        frames=frames,
+        jpeg_quality=jpeg_quality,
+        carried=carried,
+    )
+
+
+def _all_grey(colours: Pixels) -> bool:
+    """Whether the channels of H×W×3 differ by no more than JPEG rounds, asked row by row: most end at the first."""
+    most = _GREY_ROUNDING * (np.iinfo(colours.dtype).max // 255)
+    return all(int(np.ptp(row.astype(np.int32), axis=1).max()) <= most for row in colours)
+
+
+def _frames(image: Image.Image) -> int:
+    """Frames of an animation or pages; the other images in a camera's JPEG, previews mostly, do not count."""
+    try:
+        return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    except Exception:  # what is behind the first one does not matter
+        return 1
+
+
+def _jpeg_quality(image: Image.Image) -> int | None:
+    """The quality by which libjpeg scales the standard's quantization table for brightness to the file's."""
+    tables = getattr(image, "quantization", None)
+    if not tables or 0 not in tables:
+        return None
+    scale = 100 * sum(tables[0]) / _STANDARD_TABLE_SUM
+    return round(min(100.0, max(1.0, 5000 / scale if scale > 100 else 100 - scale / 2)))
 
 
 def _decode(image: Image.Image, data: bytes) -> tuple[Pixels, bool]:
@@ -141,13 +203,13 @@ def _decode(image: Image.Image, data: bytes) -> tuple[Pixels, bool]:
     except Exception:  # what a camera wrote wrongly there does not spoil the picture
         orientation = 1
     if mode not in (*_GREY_MODES, *_COLOUR_MODES, "I"):
-        raise ValueError(f"{mode} pixels are not supported; save it as grey or RGB, with 8 or 16 bits")
+        raise ValueError(f"{_numbers(image)} pixels are not supported; save it as grey or RGB, with 8 or 16 bits")
     image.load()
     if image.format == "TIFF":
         orientation = 1  # both libraries turn the pixels of this format themselves
     if image.format == "PNG":
-        _require_whole_chunks(data)
-    if image.format in _DEEP_FORMATS:
+        png_chunks(data)
+    if image.format in _DEEP_FORMATS and not (image.format == "TIFF" and max(_tiff_bits(image)) <= 8):
         try:
             deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         except cv2.error:
@@ -156,21 +218,28 @@ def _decode(image: Image.Image, data: bytes) -> tuple[Pixels, bool]:
             deep, grey = _deep_pixels(image, data, deep)
             return _upright(deep, orientation), grey
     if mode.startswith("I"):
-        raise ValueError("its pixels have neither 8 nor 16 bits; save it with 8 or 16 bits")
+        raise ValueError(
+            f"its pixels are {_numbers(image)}, not 0 to 255 or 65535; scale them and save it with 16 bits"
+        )
     grey = mode in _GREY_MODES
     colours = "L" if grey else "RGB"
     pixels = np.asarray(image.convert(colours + "A" if image.has_transparency_data else colours))
     return _upright(pixels, orientation), grey
 
 
-def _require_whole_chunks(png: bytes) -> None:
-    """Refuse a PNG with a chunk longer than the file: OpenCV would allocate and fill what it says, up to 4 GiB."""
-    place, kind = 8, b""
-    while kind != b"IEND" and place < len(png):
-        kind = png[place + 4 : place + 8]
-        place += 12 + int.from_bytes(png[place : place + 4], "big")
-        if place > len(png):
-            raise EOFError("a chunk is longer than the file")
+def _tiff_bits(image: Image.Image) -> tuple[int, ...]:
+    return image.tag_v2.get(258) or (1,)  # type: ignore[attr-defined]
+
+
+def _numbers(image: Image.Image) -> str:
+    """What kind of numbers the pixels are, in words, for a file that cannot be read."""
+    kinds = {1: "unsigned", 2: "signed", 3: "floating-point"}
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        bits, kind = _tiff_bits(image)[0], kinds.get((tags.get(339) or (1,))[0])
+        if kind in ("signed", "floating-point"):
+            return f"{bits}-bit {kind} numbers, as of an elevation model or a measurement"
+    return {"I": "32-bit numbers", "F": "floating-point numbers"}.get(image.mode, image.mode)
 
 
 def _upright(pixels: npt.NDArray, orientation: int) -> npt.NDArray:
@@ -246,55 +315,85 @@ def _quantize(image: Tensor, dtype: np.dtype) -> npt.NDArray:
     return pixels
 
 
-def write_like(path: Path, image: Tensor, picture: Picture) -> None:
-    """Write ``image`` with the depth, the greyness, the alpha channel (resized) and the profile of ``picture``.
+def output_suffix(picture: Picture, format: OutputFormat = "same", scale_factor: int = 1) -> str:
+    """How the file is called that :func:`write_like` makes: its suffix, one of ``SUFFIXES``.
+
+    "same" is the picture's own format where a result in it loses nothing visible: JPEG, WebP and TIFF; of what else
+    loses, JPEG; PNG for the rest, for 16 bits, and where the chosen format holds no such picture (JPEG and alpha,
+    WebP beyond 16383 pixels).
+    """
+    if format == "same":
+        own = {"WEBP": "webp", "TIFF": "tiff", **dict.fromkeys(_LOSSY, "jpg")}.get(picture.kind, "png")
+        format = "png" if picture.bits > 8 else own  # type: ignore[assignment]
+    longest = scale_factor * max(picture.image.shape[-2:])
+    if (format == "jpg" and (_transparent(picture) or longest > 65500)) or (format == "webp" and longest > 16383):
+        format = "png"
+    return SUFFIXES[format]
+
+
+def _transparent(picture: Picture) -> bool:
+    return picture.alpha is not None and bool(picture.alpha.min() < np.iinfo(picture.alpha.dtype).max)
+
+
+def write_like(
+    path: Path, image: Tensor, picture: Picture, format: OutputFormat = "same", quality: int = QUALITY
+) -> Path:
+    """Write ``image`` with the depth, the greyness, the alpha channel (resized) and what else ``picture`` carries.
+
+    What the file's format cannot hold is left out, and said in a line of the log.
 
     Args:
-        path: PNG; it holds all of these.
+        path: with the suffix of an output format that one; else what :func:`output_suffix` says is appended.
         image: 1×3×H×W in [0, 1], clipped here.
+        quality: of JPEG and WebP, 1 to 100.
+
+    Returns:
+        The path with its suffix.
 
     Raises:
         OSError: the file cannot be written.
     """
-    dtype = np.dtype(np.uint8 if picture.bits == 8 else np.uint16)
-    pixels = _quantize(image.mean(1, keepdim=True) if picture.grey else image, dtype)
-    if picture.alpha is not None:
+    if path.suffix not in SUFFIXES.values():
+        scale_factor = -(-max(image.shape[-2:]) // max(picture.image.shape[-2:]))
+        path = path.with_name(path.name + output_suffix(picture, format, scale_factor))
+    deep = picture.bits > 8 and path.suffix in (".png", ".tif")
+    lost = [] if deep or picture.bits == 8 else ["8 of its 16 bits"]
+    grey = picture.grey or picture.grey_colours
+    pixels = _quantize(image.mean(1, keepdim=True) if grey else image, np.dtype(np.uint16 if deep else np.uint8))
+    if picture.grey_colours:
+        pixels = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+    if picture.alpha is not None and path.suffix != ".jpg":
         alpha = cv2.resize(picture.alpha, pixels.shape[1::-1], interpolation=cv2.INTER_CUBIC)
-        pixels = np.dstack([pixels, alpha])
-    write_image(path, pixels, picture.icc_profile)
+        if not deep and picture.bits > 8:
+            alpha = np.rint(alpha / 257)
+        pixels = np.dstack([pixels, alpha.astype(pixels.dtype)])
+    elif _transparent(picture):
+        lost.append("transparency")
+    if picture.carried.png_chunks and path.suffix != ".png":
+        kinds = ", ".join(kind.decode() for kind, _ in picture.carried.png_chunks)
+        lost.append(f"description of the colours ({kinds})")
+    if lost:
+        log.warning("%s: holds no %s of the picture it was made from", path, " and ".join(lost))
+    _write(path, pixels, picture.carried, quality)
+    return path
 
 
 def write_image(path: Path, pixels: Pixels, icc_profile: bytes | None = None) -> None:
     """Write H×W×C pixels, whole or not at all; the suffix of ``path`` chooses the format.
 
     Args:
-        pixels: grey, grey and alpha (in 16 bits written as colours: no library writes that), RGB or RGBA.
+        pixels: as in :func:`blindsr.encoding.encode`.
 
     Raises:
         OSError: the file cannot be written.
     """
-    if pixels.shape[2] == 2 and pixels.dtype == np.uint8:
-        with atomic_write(path) as temporary:
-            Image.fromarray(pixels).save(temporary, icc_profile=icc_profile)
-        return
-    if pixels.shape[2] == 2:
-        pixels, icc_profile = pixels[:, :, [0, 0, 0, 1]], None  # a profile for grey does not go with colours
-    data = _encode(path.suffix, pixels, icc_profile)
-    if not data:
-        raise OSError(f"{path}: the picture cannot be encoded")
+    _write(path, pixels, Carried(icc_profile), QUALITY)
+
+
+def _write(path: Path, pixels: Pixels, carried: Carried, quality: int) -> None:
+    try:
+        data = encode(pixels, path.suffix, carried, quality)
+    except ValueError as error:
+        raise OSError(f"{path}: the picture cannot be encoded ({error})") from error
     with atomic_write(path) as temporary:
         temporary.write_bytes(data)
-
-
-def _encode(suffix: str, pixels: Pixels, icc_profile: bytes | None) -> bytes:
-    """The file's bytes for H×W×(1, 3 or 4) pixels, RGB; none where OpenCV or libpng refuses."""
-    pixels = pixels[:, :, {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[pixels.shape[2]]]
-    try:
-        if icc_profile is None:
-            done, data = cv2.imencode(suffix, pixels)
-        else:
-            profile = np.frombuffer(icc_profile, np.uint8)
-            done, data = cv2.imencodeWithMetadata(suffix, pixels, [cv2.IMAGE_METADATA_ICCP], [profile])
-    except cv2.error:
-        done = False
-    return data.tobytes() if done else b""

@@ -51,10 +51,8 @@ def read_kernel(path: Path, variable: str | None = None) -> Tensor:
             values = _read_mat(path.read_bytes(), variable)
     except _NoKernelError as error:
         raise ValueError(f"{path}: {error}") from error
-    except MemoryError:
-        raise
-    except Exception as error:  # the parsers raise whatever they stumble on
-        reason = " ".join(str(error).split())
+    except Exception as error:  # the parsers raise whatever they stumble on, MemoryError where a size is damaged
+        reason = " ".join(str(error).split()) or "a size in it is out of range"
         if "allow_pickle" in reason:  # NumPy's advice to load it all the same is not ours
             reason = "it holds Python objects, which could run code"
         raise ValueError(f"{path}: not a {kind} that can be read ({reason})") from error
@@ -76,6 +74,10 @@ def pad_to_odd(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.pad(values, [(0, 0)] * (values.ndim - 2) + [(0, 1), (0, 1)])
 
 
+_LARGEST = 2**26
+"""Bytes of the largest matrix that is taken for a kernel."""
+
+
 class _NoKernelError(ValueError):
     """A sound file in which no one kernel can be found."""
 
@@ -84,8 +86,8 @@ def _read_mat(mat: bytes, variable: str | None) -> npt.NDArray[Any]:
     """The variable that is the kernel; see :func:`read_kernel`."""
     if mat.startswith(b"MATLAB 7.3") or b"\x89HDF\r\n\x1a\n" in mat[:1024]:
         raise _NoKernelError("a MATLAB file of version 7.3 (HDF5), which is not read; save it with save -v7")
-    found = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(io.BytesIO(mat))}
     sound = _matrices_of_numbers(mat)
+    found = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(io.BytesIO(mat))}
     matrices = [
         name
         for name, (shape, kind) in found.items()
@@ -117,14 +119,18 @@ def _read_mat(mat: bytes, variable: str | None) -> npt.NDArray[Any]:
 def _matrices_of_numbers(mat: bytes) -> dict[str, bool]:
     """For each variable of a MATLAB file of version 5, whether it is a matrix of real numbers, or one in a cell.
 
-    SciPy looks the type of its numbers up in a table without checking it: a damaged file would end the program.
+    SciPy looks the type of its numbers up in a table without checking it: a damaged file would end the program. Nor
+    does it check sizes before it allocates what they say, up to 4 GiB.
+
+    Raises:
+        ValueError: the shape or the name of a variable is longer than any.
     """
     if len(mat) < 128 or 0 in mat[:4]:
         return {}  # of version 4, or nothing at all, which SciPy tells
     order: Literal["little", "big"] = "little" if mat[126:127] == b"I" else "big"
 
     def element(data: bytes, place: int) -> tuple[int, bytes, int]:
-        """Type, content and end of the data element at ``place``."""
+        """Type, content and end of the data element at ``place``; what is cut off is missing from the content."""
         kind, size = (int.from_bytes(data[place + i : place + i + 4], order) for i in (0, 4))
         if kind >> 16:  # a small one: type, size and at most four bytes of content
             return kind & 0xFFFF, data[place + 4 : place + 4 + min(kind >> 16, 4)], place + 8
@@ -136,11 +142,14 @@ def _matrices_of_numbers(mat: bytes) -> dict[str, bool]:
         _, shape, place = element(content, 16)
         _, name, place = element(content, place + -place % 8)
         place += -place % 8
+        if place > 1024:
+            raise ValueError("a size in it is out of range")
         if flags & 0xFF == 1 and not inside:
             count = math.prod(int.from_bytes(shape[i : i + 4], order) for i in range(0, len(shape), 4))
             kind, inner, _ = element(content, place)
             return name, count == 1 and kind == 14 and matrix(inner, inside=True)[1]
-        known = element(content, place)[0] in (1, 2, 3, 4, 5, 6, 7, 9, 12, 13)
+        kind, _, end = element(content, place)
+        known = kind in (1, 2, 3, 4, 5, 6, 7, 9, 12, 13) and end - place < _LARGEST
         return name, 6 <= flags & 0xFF <= 15 and not flags & 0x800 and known
 
     sound: dict[str, bool] = {}

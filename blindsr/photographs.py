@@ -21,6 +21,7 @@ __all__ = [
     "WHITE_LUMA",
     "CameraSettings",
     "camera_kernels",
+    "colour_noise",
     "covariance",
     "is_grey",
     "jpeg",
@@ -33,6 +34,8 @@ WHITE_LUMA = math.sqrt(sum(weight**2 for weight in LUMA))
 """0.668: standard deviation of the luma of white noise of standard deviation 1 on each of three channels."""
 GREY_TOLERANCE = 2 / 255
 """Channels that differ by no more are those of a grey picture: files of grey pictures as RGB are not always exact."""
+SAMPLED = 1_000_000
+"""Places at which the noise of a large picture's colours is looked at, more or less."""
 MCU = 16
 """Side in pixels of what JPEG codes at once with chroma at half resolution: how far its grid can be shifted."""
 
@@ -128,6 +131,33 @@ def noise_level(picture: Tensor, noise_free: Tensor, *, grey: bool = False) -> T
     """
     error = luma(picture - noise_free).square().mean(dim=(1, 2, 3)).sqrt()
     return error if grey else error / WHITE_LUMA
+
+
+def colour_noise(image: Tensor) -> float:
+    """The standard deviation of the noise that each channel has of its own, in image range.
+
+    Textures are mostly of brightness: the difference of two channels has little of them, and all of their noise. The
+    median of its diagonal second differences tells it (Donoho and Johnstone, "Ideal spatial adaptation by wavelet
+    shrinkage", Biometrika 1994). Where JPEG kept colours at half resolution, nothing is left of it, and of grey
+    pictures this says nothing.
+
+    Args:
+        image: 1×3×h×w in [0, 1].
+    """
+    height, width = image.shape[-2:]
+    if min(height, width) < 2:
+        return 0.0
+    step = max(1, math.isqrt(height * width // SAMPLED))
+    first, second = image[0, [0, 2, 0]], image[0, [1, 1, 2]]
+    deviations = []
+    for a, b in zip(first, second, strict=True):
+        corners = [
+            (a - b)[row : height - 1 + row : step, column : width - 1 + column : step]
+            for row, column in ((0, 0), (0, 1), (1, 0), (1, 1))
+        ]
+        diagonal = (corners[0] - corners[1] - corners[2] + corners[3]) / 2
+        deviations.append(float(diagonal.abs().median()) / 0.6745)
+    return min(deviations) / math.sqrt(2)
 
 
 def sensor_noise(image: Tensor, sigma: float, read_share: float, generator: torch.Generator) -> Tensor:

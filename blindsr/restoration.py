@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from blindsr.degradation import degrade
 from blindsr.estimation import NonblindSR, OnStep
 
 __all__ = ["Padding", "restore"]
@@ -16,6 +17,8 @@ which the published figures take so. "reflect": mirrored, for photographs. "circ
 
 MARGIN = 16
 """LR pixels that an image is continued by at each border."""
+CELL = 16
+"""Side in LR pixels of the areas whose brightness is kept: over so many the noise averages out."""
 
 
 @torch.no_grad()
@@ -55,6 +58,20 @@ def restore(
         )
     padded = F.pad(lr, (cols, cols, rows, rows), mode=padding)
     sr = nonblind(padded, kernel, scale_factor, sigma, on_step=on_step)
+    _keep_brightness(sr, padded, kernel, scale_factor)
     height, width = (length * scale_factor for length in lr.shape[-2:])
     top, left = rows * scale_factor, cols * scale_factor
     return sr[..., top : top + height, left : left + width]
+
+
+def _keep_brightness(sr: Tensor, lr: Tensor, kernel: Tensor, scale_factor: int) -> None:
+    """Add to ``sr``, in place, what areas of it lack in brightness once it is degraded again.
+
+    A network that expects noise draws dark and bright areas towards the middle, by some levels at large noise levels.
+    """
+    cells = -(-lr.shape[-2] // CELL), -(-lr.shape[-1] // CELL)
+    for c in range(sr.shape[1]):  # one after another: a large image's copies add up
+        channel = sr[:, c : c + 1]
+        lack = lr[:, c : c + 1].to(sr) - degrade(channel, kernel.to(sr), scale_factor)
+        means = F.adaptive_avg_pool2d(lack, cells)
+        channel += F.interpolate(means, size=channel.shape[-2:], mode="bilinear")

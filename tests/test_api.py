@@ -156,7 +156,6 @@ def test_an_estimate_shows_itself():
     for part in (
         "data:image/png;base64,",
         "0.82 × 0.00 ± 0.20 px at 90°",
-        "uncertain",
         "a &lt;b&gt; note",
         "converged",
     ):

@@ -25,7 +25,7 @@ def test_tables_are_those_of_the_records():
 def test_every_record_says_on_what_it_ran():
     import logbook
 
-    files = sorted(logbook.RESULTS.glob("*.jsonl"))
+    files = [path for path in logbook.RESULTS.glob("*.jsonl") if not path.stem.startswith("gpu-")]
     assert files
     for path in files:
         for record in logbook.read(path):
@@ -100,6 +100,27 @@ def test_a_row_is_of_one_setting_and_says_how_many_pictures():
     assert pick([*old, *new]) == new[1:]
     assert psnr_ssim(pick([*old, *new]), size=3) == "21.50 (2 of 3)"
     assert pick(old, method="paper") == []
+
+
+def test_what_a_gpu_measured_is_in_the_tables(tmp_path):
+    import json
+
+    import logbook
+    import tables
+
+    shared = {"command": "", "commit": "", "device": "NVIDIA X", "torch": "", "quick": False}
+    names = ("baby", "bird", "butterfly", "head", "woman")
+    scores = {"sf": 2, "seed": 0, "psnr": 32.5, "ssim": 0.93, "kernel_psnr": 50.0, "seconds": 20.0}
+    lines = [{"part": "paper", "what": "", "picture": name, **scores, **shared} for name in names]
+    lines += [{"part": "paper", "what": "", "picture": "bird", **scores, **shared, "psnr": 1, "quick": True}]
+    lines += [{"part": "checks", "what": "prior", "ok": True, **shared}]
+    (tmp_path / "gpu-cuda.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for path in logbook.RESULTS.glob("*.jsonl"):
+        if not path.stem.startswith("gpu-"):
+            (tmp_path / path.name).write_text(path.read_text())
+    (row,) = [line for line in tables.reproduction(tmp_path).splitlines() if "paper" in line]
+    assert "| 32.50/0.9300 |" in row
+    assert "NVIDIA X" in tables.dataset(tmp_path, "Set5")
 
 
 def test_published_figures_stand_only_beside_their_data_set():

@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import re
 
 import cv2
 import numpy as np
@@ -205,9 +206,10 @@ def test_a_photograph_ends_at_its_border(picture, blurred, prior, iterations):
     seen = picture[..., :48, :48]
     lr = degrade(seen, kernel, 2, circular=False)
     beyond = 2 * border(kernel.shape[-1], 2)
-    truth = seen[..., beyond:-beyond, beyond:-beyond]
     errors = []
     for circular in (True, False):
+        first = beyond if circular else beyond - 1  # a photograph's picture lies over it, s − 1 pixels further
+        truth = seen[..., first : first + 48 - 2 * beyond, first : first + 48 - 2 * beyond]
         settings = dataclasses.replace(SHORT, crop=960, circular=circular, **iterations)
         found = estimate(lr, 2, prior=prior, settings=settings, want_image=True)
         assert found.image is not None
@@ -233,7 +235,7 @@ def test_a_thin_picture_is_searched_whole(prior, monkeypatch, rows, seen):
     """A crop's border does not count, and where that would be most of it no crop is taken."""
     fitted = []
 
-    def run(self, log):
+    def run(self, log, resumed):
         fitted.append(tuple(self.target.lr.shape[-2:]))
 
     monkeypatch.setattr(Fit, "run", run)
@@ -316,3 +318,18 @@ def test_the_picture_of_a_photograph_lies_over_it(cases, name):
     inside = (slice(8, -8), slice(8, -8))
     shift = phase_cross_correlation(enlarged[inside], found.image[0, 1].numpy()[inside], upsample_factor=50)[0]
     assert np.abs(shift).max() < 0.15
+
+
+def test_the_time_of_a_large_picture_is_said_beforehand(caplog):
+    settings = dataclasses.replace(preset("prediction"), circular=False)
+    estimator = pretrained_estimator(2, torch.device("cpu"), settings, want_image=True)
+
+    class Started(Exception):
+        pass
+
+    def start(*step):
+        raise Started
+
+    with pytest.raises(Started):
+        estimator(torch.rand(1, 3, 160, 160), 2, seed=0, on_step=start)
+    assert re.search(r"without --SR .* 3\d\d×3\d\d picture, in about \d+ minutes", caplog.text)

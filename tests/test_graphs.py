@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 import blindsr.graphs
 import KernelGANFKP.estimator
@@ -35,6 +36,25 @@ class Static:
         return getattr(self.made, name)
 
 
+class Unwaiting(TorchDispatchMode):
+    """Refuses what asks the device for a value, as a capture does; optimisers, which ask on a CPU, are let be."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert function not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return function(*args, **(kwargs or {}))
+
+
+def step_without_asking(step, patch=torch.optim.Adam.step):
+    def optimizer_step(self, closure=None):
+        with _disable_current_modes():
+            return patch(self, closure)
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(torch.optim.Adam, "step", optimizer_step)
+        with Unwaiting():
+            return step()
+
+
 class Capture:
     """Stands for CUDA's: nothing is computed, and each replay overwrites the outputs of the one before."""
 
@@ -46,7 +66,7 @@ class Capture:
             raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
         self.made += 1
         outputs = Static()
-        return lambda: outputs.overwrite(step()), outputs
+        return lambda: outputs.overwrite(step_without_asking(step)), outputs
 
 
 class Counted(NamedTuple):
@@ -155,3 +175,21 @@ def test_a_log_can_be_cut():
     assert log.of()["losses"] == [0, 1]
     assert log.of()["critic_losses"] == [0, -1]
     assert [done for done, _ in log.of()["path"]] == [0, 1, 2]
+
+
+def test_asking_for_a_value_is_noticed_in_a_step_and_in_its_gradient():
+    class Asks(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * float(gradient.sum())
+
+    x = torch.ones(2, requires_grad=True)
+    step_without_asking(lambda: (2 * x).sum().backward())
+    with pytest.raises(AssertionError):
+        step_without_asking(lambda: float(x.detach().sum()))
+    with pytest.raises(AssertionError):
+        step_without_asking(lambda: Asks.apply(x).sum().backward())

@@ -1,29 +1,28 @@
 """Damaged files: every one is read or refused in one line that names it; none crashes, hangs or runs code.
 
-``BLINDSR_DAMAGED_FILES=10200 python -m pytest tests/test_hostile.py`` tries as many; without it, 1200.
+``BLINDSR_DAMAGED_FILES=10200 python -m pytest tests/test_hostile.py`` tries as many; without it, 1200. Other damage,
+and each input in another process, is what ``benchmarks/hostile.py`` tries.
 """
 
 import faulthandler
-import io
 import os
-import pickle
 import resource
 import signal
+import sys
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
-import scipy.io
-import torch
+from conftest import REPOSITORY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from blindsr import images
 from blindsr.checkpoints import load_checkpoint
 from blindsr.images import read_image
 from blindsr.kernel_files import read_kernel
+
+sys.path.append(str(REPOSITORY / "benchmarks"))
+import hostile
 
 FILES = settings(
     max_examples=int(os.environ.get("BLINDSR_DAMAGED_FILES", "1200")) // 3,
@@ -78,67 +77,30 @@ def survives(read, path, content):
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def pictures() -> list[bytes]:
-    pixels = np.random.RandomState(0).randint(0, 256, (12, 17, 4)).astype(np.uint8)
-    files = []
-    for suffix in (".png", ".jpg", ".webp", ".bmp", ".tiff", ".ppm", ".jp2", ".gif", ".avif", ".hdr", ".exr"):
-        content = pixels[..., :3].astype(np.float32) if suffix in (".hdr", ".exr") else pixels[..., :3]
-        try:
-            done, encoded = cv2.imencode(suffix, content)
-        except cv2.error:
-            continue  # not every build writes every format
-        if done:
-            files.append(encoded.tobytes())
-    files.append(cv2.imencode(".png", pixels)[1].tobytes())
-    files.append(cv2.imencode(".png", pixels[..., 0].astype(np.uint16) * 257)[1].tobytes())
-    files.append(cv2.imencode(".tiff", pixels[..., :3].astype(np.uint16) * 257)[1].tobytes())
-    palette = io.BytesIO()
-    Image.fromarray(pixels[..., :3]).quantize(16).save(palette, "PNG", icc_profile=b"profile" * 20)
-    files.append(palette.getvalue())
-    return files
-
-
-def checkpoints(tmp: Path) -> list[bytes]:
-    class Payload:
-        def __reduce__(self):
-            return Path.touch, (tmp / "executed",)
-
-    zipped, old = io.BytesIO(), io.BytesIO()
-    state = {"model_state": {"weight": torch.rand(3, 4), "count": torch.tensor(3)}, "step": 7, "names": ["a", "b"]}
-    torch.save(state, zipped)
-    torch.save(state, old, _use_new_zipfile_serialization=False)
-    evil = pickle.dumps({"model_state": Payload()}, protocol=2)
-    return [zipped.getvalue(), old.getvalue(), evil]
-
-
-def kernels() -> list[bytes]:
-    files = []
-    kernel = np.full((11, 11), 1 / 121)
-    for content in ({"Kernel": kernel}, {"Kernel": kernel.astype(np.float32), "other": "text"}, {"Kernel": [[1, 2]]}):
-        for options in ({}, {"do_compression": True}, {"format": "4"}):
-            buffer = io.BytesIO()
-            scipy.io.savemat(buffer, content, **options)
-            files.append(buffer.getvalue())
-    return files
-
-
-@given(content=damaged(pictures()))
+@given(content=damaged(list(hostile.pictures())))
 @FILES
 def test_damaged_pictures(tmp_path, content):
     survives(read_image, tmp_path / "picture.png", content)
 
 
-@given(content=damaged(kernels()))
+@given(content=damaged(list(hostile.kernels())))
 @FILES
 def test_damaged_kernels(tmp_path, content):
     survives(read_kernel, tmp_path / "kernel.mat", content)
 
 
 def test_damaged_checkpoints(tmp_path):
-    @given(content=damaged(checkpoints(tmp_path)))
+    @given(content=damaged(list(hostile.checkpoints(tmp_path))))
     @FILES
     def check(content):
         survives(load_checkpoint, tmp_path / "weights.pt", content)
 
     check()
     assert not (tmp_path / "executed").exists()
+
+
+def test_the_benchmark_finds_no_fault(tmp_path):
+    lines = []
+    options = hostile.Options(count=40, workers=1, keep=tmp_path)
+    assert hostile.measure(options, lines.append) == 0
+    assert len(lines) == len(hostile.KINDS)

@@ -147,7 +147,7 @@ def test_the_colour_profile_stays_with_the_result(tmp_path, pixels, suffix, bits
     profile = profile[:16] + b"RGB " + profile[20:]
     save(tmp_path / f"wide{suffix}", pixels.astype(f"uint{bits}"), icc_profile=profile)
     picture = read_picture(tmp_path / f"wide{suffix}")
-    assert picture.icc_profile == profile
+    assert picture.carried.icc_profile == profile
     write_like(tmp_path / "result.png", picture.image, picture)
     assert Image.open(tmp_path / "result.png").info["icc_profile"] == profile
 
@@ -156,7 +156,7 @@ def test_a_profile_that_cannot_be_kept_is_left_out_and_said(tmp_path, pixels, ca
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for name, content, profile in (("cut", pixels, srgb[:200]), ("grey", pixels[:, :, 0], srgb)):
         save(tmp_path / f"{name}.jpg", content, icc_profile=profile)
-        assert read_picture(tmp_path / f"{name}.jpg").icc_profile is None
+        assert read_picture(tmp_path / f"{name}.jpg").carried.icc_profile is None
         assert f"{name}.jpg" in caplog.text
     grey = srgb[:16] + b"GRAY" + srgb[20:]
     for name, content in (("grey.png", pixels[:, :, 0]), ("alpha.png", pixels[:, :, :2])):
@@ -273,3 +273,23 @@ def test_a_png_that_promises_more_than_it_holds(tmp_path):
     (tmp_path / "promise.png").write_bytes(whole[:place] + b"\x7f" + whole[place + 1 :])
     with pytest.raises(ValueError, match=r"promise.png.*longer than the file"):
         read_picture(tmp_path / "promise.png")
+
+
+@pytest.mark.parametrize("quality", [25, 40, 50, 75, 95, 100])
+def test_the_quality_of_a_jpeg_is_read_off_its_tables(tmp_path, quality):
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", quality=quality)
+    assert abs(read_picture(tmp_path / "a.jpg").jpeg_quality - quality) <= 1
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert read_picture(tmp_path / "a.png").jpeg_quality is None
+
+
+def test_a_frame_that_says_it_is_larger_than_its_picture(tmp_path, pixels):
+    path = tmp_path / "frame.gif"
+    Image.fromarray(pixels).save(path)
+    content = bytearray(path.read_bytes())
+    place = content.index(b",\0\0\0\0\x28\0\x20\0")  # the descriptor of the first frame, 40×32
+    content[place + 5 : place + 9] = b"\xff\xff\xff\xff"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"frame\.gif.*pixels are more than"):
+        read_picture(path)

@@ -140,3 +140,16 @@ def test_kernels_of_other_tools(cases):
         assert read_kernel(cases / f"{name}.mat").shape[-1] == 11
     even = normalize(read_kernel(cases / "kernel_even.mat"))
     assert even.shape[-1] == 13
+
+
+@pytest.mark.parametrize("place", [152, 168, 184])
+def test_a_size_that_the_file_does_not_have_is_refused_before_it_is_allocated(tmp_path, monkeypatch, place):
+    """Of the shape, the name, and the numbers of the first variable."""
+    path = tmp_path / "size.mat"
+    scipy.io.savemat(path, {"Kernel": KERNEL, "more": KERNEL})
+    content = bytearray(path.read_bytes())
+    content[place : place + 8] = b"\x01\0\0\0\xff\xff\xff\x7f" if place < 184 else b"\x09\0\0\0\xff\xff\xff\x7f"
+    path.write_bytes(content)
+    monkeypatch.setattr(scipy.io, "loadmat", None)
+    with pytest.raises(ValueError, match=r"size\.mat: (not a MATLAB file|its Kernel is not one matrix)"):
+        read_kernel(path)

@@ -238,6 +238,14 @@ def test_the_search_ends_when_the_kernel_rests_and_says_whether_it_does(lr, prio
     assert estimate(lr, 2, prior=prior, settings=SHORT).converged is False
 
 
+def test_kernelgan_says_whether_its_kernel_had_converged(lr, monkeypatch):
+    for name, value in {"baseline.WINDOW": 3, "search.WINDOW": 3, "search.TOLERANCE": 1e9}.items():
+        monkeypatch.setattr(f"KernelGANFKP.{name}", value)
+    for iterations in (5, 8):  # two windows of kernels are needed
+        settings = GANSettings(iterations=iterations, batch=1, crop=32, shave=0)
+        assert estimate(lr, 2, settings=settings, model="KernelGAN").converged is (iterations == 8)
+
+
 @pytest.mark.parametrize("scale_factor", [2, 4])
 def test_the_prediction_can_be_had_without_a_search(lr, prior, scale_factor):
     predictor = KernelPredictor.from_pretrained()

@@ -14,6 +14,7 @@ from blindsr.kernels import gaussian_kernels, kernel_side, variance_range
 from blindsr.photographs import (
     CameraSettings,
     camera_kernels,
+    colour_noise,
     covariance,
     is_grey,
     jpeg,
@@ -45,6 +46,30 @@ def test_white_noise_has_the_level_of_its_standard_deviation(sigma):
     level = float(255 * noise_level(noisy, image))
     assert level == pytest.approx(by_numpy(noisy, image), rel=1e-4)
     assert level == pytest.approx(sigma, rel=0.02)
+
+
+@pytest.mark.parametrize("sigma", [2.0, 5.0, 15.0, 40.0])
+def test_the_noise_of_colours_is_told_whatever_the_texture(photograph, sigma):
+    noisy, _ = with_noise(photograph, sigma)
+    assert 255 * colour_noise(noisy) == pytest.approx(sigma, rel=0.1)
+    large = noisy.repeat(1, 1, 4, 4)  # only some of its pixels are looked at
+    assert 255 * colour_noise(large) == pytest.approx(sigma, rel=0.1)
+
+
+def test_colours_without_noise_or_stored_as_jpeg_tell_none(photograph):
+    clean, _ = with_noise(photograph, 0.0)
+    assert 255 * colour_noise(clean) < 1.5
+    _, pixels = with_noise(photograph, 10.0)
+    compressed = torch.from_numpy(jpeg(pixels.transpose(2, 0, 1), 90))[None] / 255
+    assert 255 * colour_noise(compressed) < 1.5
+    assert colour_noise(torch.rand(1, 3, 1, 5)) == 0.0
+
+
+def with_noise(image, sigma):
+    pixels = to_uint8(
+        image[..., ::2, ::2] + sigma / 255 * torch.randn(image[..., ::2, ::2].shape, generator=seeded())
+    )
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None] / 255, pixels
 
 
 def test_signal_dependent_noise_grows_with_brightness():

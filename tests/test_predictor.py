@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from blindsr.degradation import border, degrade, quantize
-from blindsr.estimation import UNCERTAIN
+from blindsr.doubts import UNCERTAIN
 from blindsr.images import LUMA
 from blindsr.kernels import gaussian_kernels, kernel_side, random_kernels, variance_range
 from blindsr.metrics import kernel_psnr

@@ -54,8 +54,8 @@ QUICK = {
 }
 """What makes each command short: the first pattern found in it decides. An -o of its own is kept."""
 
-ELSEWHERE = r"benchmarks/killed|benchmarks/overview|-m pytest|-m blindsr"
-"""Ten minutes, and in small tests/test_killed.py; a picture; this very run, and tests/test_hostile.py;
+ELSEWHERE = r"benchmarks/killed|benchmarks/overview|benchmarks/gpu|-m pytest|-m blindsr"
+"""Ten minutes, in small tests/test_killed.py; a picture; tests/test_gpu.py; this very run, tests/test_hostile.py;
 tests/test_report.py, test_comparison.py and test_script.py."""
 
 
@@ -193,3 +193,10 @@ def test_old_words_are_gone():
     old = ["come to rest", "opposite border", "below (the )?true kernel", "pull(ed)?", "moved", "narrow(ed|ing)"]
     found = re.findall(rf".*\b(?:{'|'.join(old)}|default preset)\b.*", TEXT)
     assert not found
+
+
+def test_places_named_to_contributors_exist():
+    text = re.sub(r"^```.*?^```", "", (REPOSITORY / "CONTRIBUTING.md").read_text(), flags=re.S | re.M)
+    places = {place for place in re.findall(r"`([^`]+)`", text) if "/" in place and " " not in place}
+    assert len(places) > 15
+    assert not [place for place in places if not (REPOSITORY / place).exists()]

@@ -97,7 +97,7 @@ def test_the_page_says_what_is_known(folder):
         "DIPFKP",
     ):
         assert re.search(shown, text), text
-    assert "--kernel" in text  # the remedy
+    assert "take a part with edges" in text  # the remedy
 
 
 def test_the_same_records_make_the_same_page_without_any_picture(folder, monkeypatch):

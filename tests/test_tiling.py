@@ -58,18 +58,24 @@ def test_tiles_cover_a_picture_in_equal_parts():
         assert all(start % 8 == 0 and 0 < stop - start <= tile + 7 for start, stop in cuts)
 
 
-def test_the_tile_follows_from_the_free_memory(monkeypatch):
+def test_the_tile_follows_from_the_free_memory():
     assert free_memory(CPU) is None or 2**24 < free_memory(CPU) < 2**50
-    sides = {}
-    for gibibytes in (0.01, 0.5, 1, 4, 64):
-        monkeypatch.setattr(tiling, "free_memory", lambda device, size=gibibytes: int(size * 2**30))
-        sides[gibibytes] = tiling._tile_that_fits(CPU, 10**6)
-        assert tiling._tile_that_fits(CPU, 10**8) <= sides[gibibytes]
+    sides = {size: tiling._tile_that_fits(int(size * 2**30), 10**6) for size in (0.01, 0.5, 1, 4, 64)}
     assert sides[0.01] == tiling.SMALLEST_TILE
     assert sides[64] == tiling.LARGEST_TILE
     assert sides[0.5] < sides[1] < sides[4]
+    assert tiling._tile_that_fits(2**30, 10**7) < sides[1]
+    assert tiling._tile_that_fits(None, 10**6) < tiling.LARGEST_TILE
     taken = (sides[1] + 2 * tiling.MARGIN) ** 2 * tiling.PRIOR_STEP_BYTES + 10**6 * tiling.PICTURE_BYTES
     assert 0.75 * 2**30 < taken < 0.9 * 2**30
+
+
+def test_what_can_never_fit_is_not_tried(cramped, monkeypatch):
+    net, *arguments = cramped(math.inf)
+    monkeypatch.setattr(tiling, "free_memory", lambda device: 24 * 400 * 288 - 1)
+    with pytest.raises(MemoryError, match="400×288 result pixels take"):
+        tiled_sr(net, *arguments)
+    assert not net.p.tried
 
 
 class SmallMemory(ResUNet):
@@ -145,7 +151,7 @@ def test_out_of_memory_at_any_size_is_one_error_and_the_next_picture_is_done(cra
     with pytest.raises(MemoryError, match="400×288 result pixels"):
         tiled_sr(net, *arguments)
     net.p.limit = (64 + 2 * 96) ** 2
-    tiled_sr(net, *arguments)
+    tiled_sr(net, *arguments, tile=200)
     lines = [record.getMessage() for record in caplog.records]
     assert lines == ["out of memory on cpu: done in tiles of 64 pixels"]
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from blindsr.training.loop import TrainingSettings, fit, process_rank, step_generator, training_device
+from blindsr.training.loop import Training, TrainingSettings, fit, process_rank, step_generator, training_device
 from blindsr.training.optimizers import MuonAdam
 
 PICTURES = [torch.zeros(3, 8, 8, dtype=torch.uint8)]
@@ -75,7 +75,8 @@ def train_in_one_of_several_processes(folder):
         return loss_of(model, generator)
 
     with training_device("cpu"):
-        fit(net, network(), draw_loss, lambda: {2: 0.0}, SHORT, PICTURES, folder, "weights.pth", "score")
+        training = Training(net, network(), draw_loss, lambda: {2: 0.0}, "weights.pth", "score")
+        fit(training, SHORT, PICTURES, folder)
         torch.save({"net": net.state_dict(), "seeds": seeds}, folder / f"process{process_rank()}.pt")
 
 
@@ -96,7 +97,8 @@ def test_two_processes_take_the_mean_gradient_of_different_draws(tmp_path):
         return (loss_of(model, generator) + loss_of(model, step_generator(SHORT.seed, step, 1))) / 2
 
     alone = network()
-    fit(alone, network(), both, lambda: {2: 0.0}, SHORT, PICTURES, tmp_path / "alone", "weights.pth", "score")
+    training = Training(alone, network(), both, lambda: {2: 0.0}, "weights.pth", "score")
+    fit(training, SHORT, PICTURES, tmp_path / "alone")
     for (name, expected), a, b in zip(
         alone.state_dict().items(), first["net"].values(), second["net"].values(), strict=True
     ):

@@ -1,5 +1,6 @@
 """The command of an estimator: from its options to a folder of results, with progress and a table of scores."""
 
+import logging
 import os
 import platform
 import sys
@@ -27,8 +28,11 @@ from blindsr.devices import gains_from_bfloat16, pick_device
 from blindsr.estimation import Estimator, NoiseEstimator, NonblindSR, OnStep
 from blindsr.files import probe_folder
 from blindsr.paths import data_folder
+from blindsr.picture_names import passed_over
 
 __all__ = ["Method", "run_batch"]
+
+logger = logging.getLogger(__name__)
 
 LONGEST_NAME = 200
 """Bytes of a picture's name; file systems have 255 for a file's, and results append to it."""
@@ -66,6 +70,8 @@ def run_batch(options: BatchOptions, method: Method) -> int:
         ValueError, OSError: the options name nothing that can be done.
     """
     _require_consistent(options)
+    if not 1 <= options.pictures.quality <= 100:
+        raise ValueError(f"--quality {options.pictures.quality}: must lie between 1 and 100")
     if not 0 <= method.seed < 2**63:
         raise ValueError(f"--seed {method.seed}: must lie between 0 and 2^63 − 1")
     items, name = _find_pictures(options, method.data_model)
@@ -81,6 +87,8 @@ def run_batch(options: BatchOptions, method: Method) -> int:
         options.photographs,
         method.seed,
         options.run.verbose,
+        options.pictures.format,
+        options.pictures.quality,
     )
     settings = _settings(options, method)
     records = Records(
@@ -121,6 +129,7 @@ def _find_pictures(options: BatchOptions, data_model: str) -> tuple[list[Item], 
     """The pictures, and what their results are called after."""
     if options.paths:
         items = input_items(options.paths)
+        _tell_what_is_passed_over(options.paths)
         # Several pictures go by the names of their folders.
         folders = dict.fromkeys(item.lr.resolve().parent.name for item in items)
         alone = len(items) == 1 and not options.paths[0].is_dir()
@@ -132,6 +141,17 @@ def _find_pictures(options: BatchOptions, data_model: str) -> tuple[list[Item], 
     if options.photographs:
         items = [Item(name=item.name, lr=item.lr) for item in items]
     return items, Path(dataset).resolve().name if "/" in dataset else dataset
+
+
+def _tell_what_is_passed_over(paths: list[Path]) -> None:
+    """A line for each reason for which pictures of a folder are not read."""
+    reasons: dict[str, list[Path]] = {}
+    for folder in paths:
+        for path, reason in passed_over(folder) if folder.is_dir() else ():
+            reasons.setdefault(reason, []).append(path)
+    for reason, left in reasons.items():
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        logger.warning("%s%s: passed over: %s", left[0], more, reason)
 
 
 def _settings(options: BatchOptions, method: Method) -> dict[str, Any]:
@@ -148,6 +168,8 @@ def _settings(options: BatchOptions, method: Method) -> dict[str, Any]:
         "seed": method.seed,
         "photographs": options.photographs,
         "sigma": sigma,
+        "format": options.pictures.format,
+        "quality": options.pictures.quality,
         **method.settings,
         # Of weights and kernels their content decides, wherever they lie.
         **{key: hash_file(path) for key, path in method.files.items()},
@@ -211,7 +233,8 @@ def _work(items: list[Item], job: Job, folder: Path, records: Records) -> tuple[
                 end_if_interrupted()
                 bar.set_postfix_str("USRNet" if loss is None else f"loss {loss:.2e}", refresh=False)
                 if total != bar.total:
-                    bar.restart(total=total)  # USRNet's steps take another time than a search's
+                    # USRNet's steps take another time than a search's, and a resumed search does not begin at 0.
+                    bar.restart(total=total, done=done - 1)
                 bar.update(done - bar.n)
 
             return on_step

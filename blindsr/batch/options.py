@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from blindsr.devices import DeviceName
+from blindsr.encoding import QUALITY, OutputFormat
 
 __all__ = ["BatchOptions", "EstimatorOptions", "MethodOptions", "PictureOptions", "RunOptions"]
 
@@ -27,6 +28,10 @@ class PictureOptions:
     """The LR pictures of the dataset are treated as photographs: no ground truth is looked for. (Those of -i are.)"""
     sigma: Annotated[float | Literal["auto"] | None, _hint("auto for photographs, 0 for laboratory data")] = None
     """Noise level that USRNet expects, in grey levels of 255; auto reads it off each picture."""
+    format: OutputFormat = "same"
+    """Format of the results; same is that of the input where it loses nothing visible, else PNG."""
+    quality: int = QUALITY
+    """Quality of JPEG and WebP results, 1 to 100."""
 
 
 @dataclass(frozen=True)

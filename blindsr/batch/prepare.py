@@ -2,7 +2,9 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -58,50 +60,74 @@ def prepare(
     twice = [stem for stem, count in Counter(path.stem for path in paths).items() if count > 1]
     if twice:
         raise ValueError(f"{folder / 'HR'}: several pictures are called '{twice[0]}'; rename all but one")
+    places = _Places(*(folder / f"{model}_{what}_x{scale_factor}" for what in ("lr", "gt_k")))
+    _remove_stale(places, {path.stem for path in paths}, overwrite)
+    draw = partial(_examples, paths, scale_factor, draw_kernel, image_noise, seed)
+    if not overwrite and (
+        places.lrs.exists() or places.kernels.exists()
+    ):  # all is compared before anything is written
+        for path, example in draw():
+            if isinstance(example, _Example):
+                # The arithmetic differs in the last bit between machines; truncation can make a level of it.
+                _require_alike(places.lr(path), lambda file: to_uint8(read_image(file)), example.pixels, 1)
+                _require_alike(places.kernel(path), lambda file: read_kernel(file).numpy(), example.kernel, 1e-9)
+    for path, example in draw():
+        if isinstance(example, str):
+            yield path, example
+            continue
+        try:
+            if overwrite or not places.kernel(path).exists():
+                write_kernel(places.kernel(path), example.kernel)
+            if overwrite or not places.lr(path).exists():
+                write_image(places.lr(path), example.pixels)
+            yield path, None
+        except OSError as error:
+            yield path, f"{path}: {error}"
 
-    def examples() -> Iterator[tuple[Path, tuple[npt.NDArray[np.uint8], Tensor] | str]]:
-        """Of each HR picture the LR pixels and the kernel, or why there are none."""
-        rng = np.random.RandomState(seed)
-        for path in paths:
-            try:
-                kernel = draw_kernel(rng)
-                hr = modcrop(read_image(path), scale_factor)
-                lr = degrade(hr, kernel.float(), scale_factor)[0].permute(1, 2, 0).numpy()
-                # Drawn even at level 0: the next picture's kernel depends on it.
-                lr += rng.normal(0, rng.uniform(0, image_noise), lr.shape)
-                yield path, ((np.clip(lr, 0, 1) * 255).astype(np.uint8), kernel)
-            except (ValueError, OSError) as error:
-                message = str(error) if str(path) in str(error) else f"{path}: {error}"
-                yield path, f"{message} (its draws are missing: later pictures get other kernels than the published)"
 
-    kernels, lrs = (folder / f"{model}_{what}_x{scale_factor}" for what in ("gt_k", "lr"))
-    stems = {path.stem for path in paths}
-    stale = [path for path in (*lrs.glob("*.png"), *kernels.glob("*.mat")) if path.stem not in stems]
+class _Example(NamedTuple):
+    pixels: npt.NDArray[np.uint8]
+    kernel: Tensor
+
+
+class _Places(NamedTuple):
+    """The folders of the LR pictures and of the kernels."""
+
+    lrs: Path
+    kernels: Path
+
+    def lr(self, path: Path) -> Path:
+        return self.lrs / f"{path.stem}.png"
+
+    def kernel(self, path: Path) -> Path:
+        return self.kernels / f"{path.stem}.mat"
+
+
+def _remove_stale(places: _Places, stems: set[str], overwrite: bool) -> None:
+    """Remove what has no HR picture, or refuse to go on."""
+    stale = [path for path in (*places.lrs.glob("*.png"), *places.kernels.glob("*.mat")) if path.stem not in stems]
     if stale and not overwrite:
         raise ValueError(f"{stale[0]}: has no HR picture any more; replace the set with --overwrite")
     for path in stale:
         path.unlink()
-    if not overwrite and (kernels.exists() or lrs.exists()):  # all is compared before anything is written
-        for path, example in examples():
-            if not isinstance(example, str):
-                pixels, kernel = example
-                # The arithmetic differs in the last bit between machines; truncation can make a level of it.
-                _require_alike(lrs / f"{path.stem}.png", lambda file: to_uint8(read_image(file)), pixels, 1)
-                _require_alike(kernels / f"{path.stem}.mat", lambda file: read_kernel(file).numpy(), kernel, 1e-9)
-    for path, example in examples():
-        if isinstance(example, str):
-            yield path, example
-            continue
-        pixels, kernel = example
-        kernel_path, lr_path = kernels / f"{path.stem}.mat", lrs / f"{path.stem}.png"
+
+
+def _examples(
+    paths: list[Path], scale_factor: int, draw_kernel: DrawKernel, image_noise: float, seed: int
+) -> Iterator[tuple[Path, _Example | str]]:
+    """Of each HR picture the LR pixels and the kernel, or why there are none."""
+    rng = np.random.RandomState(seed)
+    for path in paths:
         try:
-            if overwrite or not kernel_path.exists():
-                write_kernel(kernel_path, kernel)
-            if overwrite or not lr_path.exists():
-                write_image(lr_path, pixels)
-            yield path, None
-        except OSError as error:
-            yield path, f"{path}: {error}"
+            kernel = draw_kernel(rng)
+            hr = modcrop(read_image(path), scale_factor)
+            lr = degrade(hr, kernel.float(), scale_factor)[0].permute(1, 2, 0).numpy()
+            # Drawn even at level 0: the next picture's kernel depends on it.
+            lr += rng.normal(0, rng.uniform(0, image_noise), lr.shape)
+            yield path, _Example((np.clip(lr, 0, 1) * 255).astype(np.uint8), kernel)
+        except (ValueError, OSError) as error:
+            message = str(error) if str(path) in str(error) else f"{path}: {error}"
+            yield path, f"{message} (its draws are missing: later pictures get other kernels than the published)"
 
 
 def _require_alike(

@@ -22,7 +22,6 @@ from blindsr.batch.records import Record
 from blindsr.batch.scores import MEASURES, SCORES, Score, number
 from blindsr.batch.summary import read_records
 from blindsr.command import parse, run
-from blindsr.estimation import UNCERTAIN
 from blindsr.kernel_files import read_kernel
 from blindsr.kernel_shape import KernelShape, kernel_png, kernel_shape
 
@@ -152,10 +151,8 @@ def _scores(record: Record) -> list[tuple[str, str]]:
 
 def _doubts(record: Record) -> list[tuple[str, str]]:
     notes = record.result.get("notes")
-    doubts = [(str(note), "") for note in notes] if isinstance(notes, list) else []
-    expected = number(record, "expected_error")
-    if expected is not None and expected > UNCERTAIN:
-        doubts = [(note, UNCERTAIN_REMEDY if note.startswith("uncertain") else "") for note, _ in doubts]
+    texts = [str(note) for note in notes] if isinstance(notes, list) else []
+    doubts = [(text, UNCERTAIN_REMEDY if text.startswith("uncertain") else "") for text in texts]
     if record.result.get("converged") is False:
         doubts.append(("the kernel had not converged", NOT_CONVERGED_REMEDY))
     return doubts

@@ -15,11 +15,24 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from blindsr.batch.checkpoint import SearchFile, checkpoint_path, kept_until_done, remove_checkpoint
 from blindsr.batch.explanation import explain
 from blindsr.batch.inputs import Item
 from blindsr.batch.records import Record, Records, hash_inputs
 from blindsr.degradation import modcrop
-from blindsr.estimation import Estimate, Estimator, NoiseEstimator, NonblindSR, OnStep, place
+from blindsr.devices import release_memory
+from blindsr.doubts import doubts
+from blindsr.encoding import QUALITY, OutputFormat
+from blindsr.estimation import (
+    Checkpoint,
+    Estimate,
+    Estimator,
+    NoiseEstimator,
+    NonblindSR,
+    OnStep,
+    is_resumable,
+    place,
+)
 from blindsr.figures import save_kernel_comparison
 from blindsr.files import move_file
 from blindsr.images import read_image, read_picture, to_uint8, write_like
@@ -49,6 +62,10 @@ class Job:
     seed: int = 0
     verbose: bool = False
     """Also take down what explains a bad result."""
+    format: OutputFormat = "same"
+    """Of the pictures that are written."""
+    quality: int = QUALITY
+    """Of JPEG and WebP, 1 to 100."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +114,7 @@ def process(
 ) -> Iterator[Result]:
     """Process the items in order and yield each one's result; a bad item yields an error and ends nothing.
 
-    Writes ``<name>.png`` (the image, of the picture's depth, with its alpha channel and colour profile),
+    Writes ``<name>.png`` (or .jpg, .webp, .tif: the image, with the picture's depth, alpha channel and metadata),
     ``<name>.mat`` (the kernel) and ``<name>_kernel.png`` (a picture of the kernel, beside the true one where that is
     known) into ``folder``, which exists. They appear once all of them are made.
 
@@ -115,14 +132,15 @@ def process(
             if records is not None:
                 with contextlib.suppress(OSError):  # on a full disk there is no room for the record either
                     records.fail(item, hash_inputs(item), message)
+            release_memory(job.device)  # the next picture does not pay for this one
             yield Result(item=item, error=message)
 
 
 def _process_one(
     item: Item, job: Job, folder: Path, progress: Callable[[Item], OnStep] | None, records: Records | None
 ) -> Result:
-    def make(made: Path) -> Result:
-        return _make(item, job, made, progress(item) if progress is not None else None)
+    def make(made: Path, checkpoint: Checkpoint | None = None) -> Result:
+        return _make(item, job, made, progress(item) if progress is not None else None, checkpoint)
 
     if records is None:
         with tempfile.TemporaryDirectory(dir=folder) as name:
@@ -132,6 +150,7 @@ def _process_one(
         return result
     earlier = _earlier(item, records, job.verbose)
     if earlier is not None:
+        remove_checkpoint(checkpoint_path(folder, item.name))  # which a process killed at the very end left
         return earlier
     with records.claim(item) as made:
         if made is None:
@@ -140,12 +159,24 @@ def _process_one(
         if earlier is not None:
             return earlier
         inputs = hash_inputs(item)
-        result = make(made)
-        records.store(item, inputs, made, _fields(result))
+        checkpoint = _checkpoint(item, inputs, job, made, records)
+        with kept_until_done(checkpoint):
+            result = make(made, checkpoint)
+            records.store(item, inputs, made, _fields(result))
     return result
 
 
-def _make(item: Item, job: Job, folder: Path, on_step: OnStep | None) -> Result:
+def _checkpoint(item: Item, inputs: dict[str, str | None], job: Job, made: Path, records: Records) -> SearchFile:
+    """Where the search of a picture is kept, of this run's settings, input and versions."""
+    search = {"settings": records.settings, "inputs": inputs, "versions": records.run.get("versions")}
+    search |= {"seed": job.seed, "scale_factor": job.scale_factor, "device": job.device.type}
+    checkpoint = SearchFile(checkpoint_path(records.folder, item.name), made, search)
+    if not records.resume:
+        remove_checkpoint(checkpoint.path)
+    return checkpoint
+
+
+def _make(item: Item, job: Job, folder: Path, on_step: OnStep | None, checkpoint: Checkpoint | None) -> Result:
     """Read, estimate, super-resolve and score one item, and write what comes of it into ``folder``."""
     hr, true_kernel = _read_truth(item, job.scale_factor)
     picture = read_picture(item.lr)
@@ -155,7 +186,10 @@ def _make(item: Item, job: Job, folder: Path, on_step: OnStep | None) -> Result:
             f"{item.lr}: {lr.shape[3]}×{lr.shape[2]} pixels at x{job.scale_factor} do not match "
             f"{item.hr} ({hr.shape[1]}×{hr.shape[0]}); prepare the dataset again"
         )
-    estimate = job.estimator(lr, job.scale_factor, seed=job.seed, on_step=on_step)
+    if is_resumable(job.estimator):
+        estimate = job.estimator(lr, job.scale_factor, seed=job.seed, on_step=on_step, checkpoint=checkpoint)
+    else:
+        estimate = job.estimator(lr, job.scale_factor, seed=job.seed, on_step=on_step)
     estimate = place(estimate, job.scale_factor, job.photograph)
     image, sigma, sr_seconds = estimate.image, None, None
     if job.nonblind is not None:
@@ -167,7 +201,7 @@ def _make(item: Item, job: Job, folder: Path, on_step: OnStep | None) -> Result:
     losses = {name: values for name, values in losses.items() if values}
     _write_kernel_files(folder, item, estimate, true_kernel)
     if image is not None:
-        write_like(folder / f"{item.name}.png", image, picture)
+        write_like(folder / item.name, image, picture, job.format, job.quality)
     return Result(
         item=item,
         psnr=psnr,
@@ -179,7 +213,7 @@ def _make(item: Item, job: Job, folder: Path, on_step: OnStep | None) -> Result:
         relative_change=estimate.relative_change,
         losses={name: _thinned(values) for name, values in losses.items()},
         search=explain(estimate, lr, image, true_kernel, job.scale_factor) if job.verbose else None,
-        notes=estimate.doubts,
+        notes=(*doubts(estimate, job.photograph, sigma, picture.jpeg_quality), *estimate.notes),
         sigma=sigma,
         sr_seconds=sr_seconds,
     )
@@ -190,7 +224,7 @@ def _restore(
 ) -> tuple[Tensor, float, float]:
     """The non-blind network's image, on the CPU, the noise level it was told in grey levels, and its seconds."""
     began = time.perf_counter()
-    sigma = job.sigma(lr) if callable(job.sigma) else job.sigma
+    sigma = job.sigma(lr, estimate.sigma) if callable(job.sigma) else job.sigma
     padding: Padding = "reflect" if job.photograph else "none"
     image = restore(nonblind, lr, estimate.kernel, job.scale_factor, sigma, padding, on_step).cpu()
     return image, 255 * sigma, time.perf_counter() - began

@@ -5,9 +5,9 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from blindsr.training.optimizers import MuonAdam
 
 __all__ = [
     "OnValidation",
+    "Training",
     "TrainingSettings",
     "fit",
     "process_count",
@@ -114,107 +115,141 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
 
 
+@dataclass(frozen=True)
+class Training(Generic[Network]):
+    """What is trained, and how one knows that it is good."""
+
+    net: Network
+    average: Network
+    """The same network; keeps the exponential moving average of the weights, and the result."""
+    draw_loss: Callable[[nn.Module, torch.Generator], Tensor]
+    """Draws this process's batch from the generator alone; returns the loss on it of the module given."""
+    validate: Callable[[], dict[int, float]]
+    """Scores of ``average`` by scale factor, larger is better; the best mean is kept as ``best.pth``."""
+    weights_name: str
+    """Name of the file of averaged weights."""
+    score_name: str
+    """What ``validate`` returns, with its unit."""
+
+
+@dataclass
+class _Progress:
+    """How far a training has come."""
+
+    step: int = 0
+    best: float = -math.inf
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+
 def fit(
-    net: Network,
-    average: Network,
-    draw_loss: Callable[[nn.Module, torch.Generator], Tensor],
-    validate: Callable[[], dict[int, float]],
+    training: Training[Network],
     settings: TrainingSettings,
     images: list[Tensor],
     folder: Path,
-    name: str,
-    score_name: str,
     resume: Path | None = None,
     on_step: Callable[[int, float], None] | None = None,
     on_validation: OnValidation | None = None,
 ) -> None:
-    """Train ``net``; write averaged weights (``name``), ``last.pt`` (resumable), ``training.png`` to ``folder``.
+    """Train a network; write averaged weights, ``last.pt`` (resumable), ``training.png`` to ``folder``.
 
-    Where several processes train together, each calls this with its own ``net``, draws its own batches, and steps
+    Where several processes train together, each calls this with its own network, draws its own batches, and steps
     along the mean of all gradients; the first one validates, writes and reports.
 
     Args:
-        average: the same network; keeps the exponential moving average of the weights, and the result.
-        draw_loss: draws this process's batch from the generator alone; returns the loss on it of the module given.
-        validate: scores of ``average`` by scale factor, larger is better; the best mean is kept as ``best.pth``.
         settings: the whole dataclass counts as the training's identity; resuming with another one is refused.
         images: C×H×W uint8; part of that identity, since draws depend on them.
-        score_name: what ``validate`` returns, with its unit.
         resume: a ``last.pt`` to go on from, with the same draws as an unbroken run.
         on_step: called with (step, loss).
 
     Raises:
         ValueError: the loss diverged, or ``resume`` was made with other settings or pictures.
     """
-    rank, processes = process_rank(), process_count()
-    model: nn.Module = DistributedDataParallel(net) if processes > 1 else net
+    net = training.net
+    model: nn.Module = DistributedDataParallel(net) if process_count() > 1 else net
     optimizer = MuonAdam(net, settings.learning_rate, settings.muon_rate)
-    identity: dict[str, Any] = {
-        **_plain(asdict(settings)),
-        "pictures": [len(images), sum(int(image.sum()) for image in images)],
-        "processes": processes,
-    }
-    start, best, log = 0, -math.inf, []
-    if resume is not None:
-        state = load_checkpoint(resume)
-        defaults = _plain({field.name: field.default for field in fields(settings)})
-        check_resumable(state, identity, resume, defaults)
-        if state.get("step", 0) >= settings.steps:
-            raise ValueError(f"{resume}: this training is finished; its weights lie beside it")
-        try:
-            net.load_state_dict(state["net"])
-            average.load_state_dict(state["average"])
-            optimizer.load_state_dict(state["optimizer"])
-            start, best, log = state["step"], state["best"], state["log"]
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise ValueError(f"{resume}: not a checkpoint of this training; resume from a last.pt") from error
-
+    identity = _identity(settings, images)
+    progress = _Progress() if resume is None else _resumed(resume, training, settings, optimizer, identity)
     losses = []
-    began = time.perf_counter() - (log[-1]["seconds"] if log else 0)
-    for step in range(start, settings.steps):
-        loss = draw_loss(model, step_generator(settings.seed, step, rank))
+    began = time.perf_counter() - (progress.log[-1]["seconds"] if progress.log else 0)
+    for step in range(progress.step, settings.steps):
+        loss = training.draw_loss(model, step_generator(settings.seed, step, process_rank()))
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), settings.clip)
         optimizer.step(learning_rate_factor(step, settings.steps, settings.warmup))
-        decay = min(settings.ema, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for mean, parameter in zip(average.parameters(), net.parameters(), strict=True):
-                mean.lerp_(parameter, 1 - decay)
+        _average(training, min(settings.ema, (1 + step) / (10 + step)))
         losses.append(float(loss.detach()))
         if not math.isfinite(losses[-1]):
             raise ValueError(f"the training diverged at step {step + 1}; use smaller --learning-rate and --muon-rate")
-        if rank > 0:
+        if process_rank() > 0:
             continue
         if on_step is not None:
             on_step(step + 1, losses[-1])
         if (step + 1) % settings.validate_every == 0 or step + 1 == settings.steps:
-            scores = validate()
             entry = {
                 "step": step + 1,
                 "loss": float(np.median(losses)),
-                "scores": scores,
+                "scores": training.validate(),
                 "seconds": time.perf_counter() - began,
             }
             losses = []
-            log.append(entry)
-            weights = {key: value.contiguous().cpu() for key, value in average.state_dict().items()}
-            score = float(np.mean(list(scores.values())))
-            if score > best:
-                best = score
-                save_checkpoint(folder / "best.pth", weights)
-            save_checkpoint(folder / name, weights)
-            save_checkpoint(
-                folder / "last.pt",
-                {
-                    "settings": identity,
-                    "net": net.state_dict(),
-                    "average": average.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "step": step + 1,
-                    "best": best,
-                    "log": log,
-                },
-            )
-            save_training_log(folder / "training.png", log, score_name)
+            progress.step = step + 1
+            progress.log.append(entry)
+            _save(training, optimizer, identity, progress, folder)
             if on_validation is not None:
                 on_validation(entry)
+
+
+def _identity(settings: TrainingSettings, images: list[Tensor]) -> dict[str, Any]:
+    """What a resumed training must have in common with the one it goes on with."""
+    pictures = [len(images), sum(int(image.sum()) for image in images)]
+    return {**_plain(asdict(settings)), "pictures": pictures, "processes": process_count()}
+
+
+def _resumed(
+    path: Path,
+    training: Training[Network],
+    settings: TrainingSettings,
+    optimizer: MuonAdam,
+    identity: dict[str, Any],
+) -> _Progress:
+    """Put networks and optimiser into the state of a checkpoint."""
+    state = load_checkpoint(path)
+    check_resumable(state, identity, path, _plain({each.name: each.default for each in fields(settings)}))
+    if state.get("step", 0) >= settings.steps:
+        raise ValueError(f"{path}: this training is finished; its weights lie beside it")
+    try:
+        training.net.load_state_dict(state["net"])
+        training.average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        return _Progress(state["step"], state["best"], state["log"])
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path}: not a checkpoint of this training; resume from a last.pt") from error
+
+
+@torch.no_grad()
+def _average(training: Training[Network], decay: float) -> None:
+    for mean, parameter in zip(training.average.parameters(), training.net.parameters(), strict=True):
+        mean.lerp_(parameter, 1 - decay)
+
+
+def _save(
+    training: Training[Network], optimizer: MuonAdam, identity: dict[str, Any], progress: _Progress, folder: Path
+) -> None:
+    """Write weights, checkpoint and log of a validation."""
+    weights = {key: value.contiguous().cpu() for key, value in training.average.state_dict().items()}
+    score = float(np.mean(list(progress.log[-1]["scores"].values())))
+    if score > progress.best:
+        progress.best = score
+        save_checkpoint(folder / "best.pth", weights)
+    save_checkpoint(folder / training.weights_name, weights)
+    state = {
+        "settings": identity,
+        "net": training.net.state_dict(),
+        "average": training.average.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": progress.step,
+        "best": progress.best,
+        "log": progress.log,
+    }
+    save_checkpoint(folder / "last.pt", state)
+    save_training_log(folder / "training.png", progress.log, training.score_name)

@@ -1,23 +1,24 @@
 """Which weights and which noise level the non-blind step takes: photographs and laboratory data differ."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
-from blindsr.batch.command import Method
-from blindsr.batch.options import BatchOptions
 from blindsr.estimation import NoiseEstimator, NonblindSR
 from blindsr.paths import pretrained_path
+from KernelPredictor.predictor import KernelPredictor, predictor_path
 from NonblindSR.tiling import pretrained_nonblind
 
-__all__ = ["NonblindStep", "Sigma", "choose_nonblind", "with_nonblind"]
+__all__ = ["NonblindStep", "Sigma", "choose_nonblind"]
 
 Sigma = float | Literal["auto"] | None
 """Noise level in grey levels of 255; "auto" is read off each image; None is auto for photographs, else 0."""
 
-LABORATORY, PHOTOGRAPHS = "usrnet_tiny.pth", "usrnet_tiny.pth"
+LABORATORY, PHOTOGRAPHS = "usrnet_tiny.pth", "usrnet_tiny_photo.pth"
 LARGEST_SIGMA = {LABORATORY: 15.0, PHOTOGRAPHS: 50.0}
 """Noise level, in grey levels of 255, up to which the shipped weights were trained."""
 PUBLISHED_SIGMA = 25.0
@@ -61,26 +62,20 @@ def choose_nonblind(
     weights = path or pretrained_path(PHOTOGRAPHS if photographs else LABORATORY)
     largest = PUBLISHED_SIGMA if path is not None else LARGEST_SIGMA[weights.name]
     files = {"path_nonblind": weights}
-    level = (10.0 if photographs else 0.0) / 255 if sigma is None or sigma == "auto" else sigma / 255
-    if not 0 <= 255 * level <= largest:
-        raise ValueError(
-            f"--sigma {sigma}: {weights.name} was trained for noise of 0 to {largest:g} grey levels of 255"
-        )
+    level: float | NoiseEstimator
+    if sigma == "auto" or (sigma is None and photographs):
+        files["path_noise"] = path_predictor or predictor_path(photographs=True)
+        predictor = KernelPredictor.from_pretrained(files["path_noise"]).to(device)
+        level = partial(_level, predictor, largest / 255)
+    else:
+        level = (sigma or 0.0) / 255
+        if not 0 <= 255 * level <= largest:
+            raise ValueError(f"--sigma {sigma}: {weights.name} was trained for 0 to {largest:g} grey levels of 255")
     network = pretrained_nonblind(weights, device, tile, float32=float32)
     # Who asks for float32 insists on it; otherwise the device decides, as it does on rounding.
     return NonblindStep(network, level, files, {"float32": True} if float32 else {})
 
 
-def with_nonblind(method: Method, options: BatchOptions, device: torch.device) -> Method:
-    """``method`` followed by the non-blind step that the options of a command ask for."""
-    step = choose_nonblind(
-        options.photographs,
-        options.pictures.sigma,
-        device,
-        options.path_nonblind,
-        path_predictor=method.files.get("path_predictor") if options.photographs else None,
-        tile=options.run.tile,
-        float32=options.run.float32,
-    )
-    settings, files = method.settings | step.settings, method.files | step.files
-    return replace(method, nonblind=step.network, sigma=step.sigma, settings=settings, files=files)
+def _level(predictor: KernelPredictor, largest: float, lr: Tensor, read: float | None) -> float:
+    """A noise level no larger than the weights know, in image range."""
+    return min(largest, predictor.noise_level(lr) if read is None else read)

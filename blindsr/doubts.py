@@ -1,0 +1,57 @@
+"""What speaks against a result, with its cause and what can be done about it, a line each."""
+
+from blindsr.estimation import Estimate
+
+__all__ = ["doubts"]
+
+UNCERTAIN = 0.32
+"""Expected relative error of a kernel's covariance above which a prepared LR image's is doubted: those of BSDS500
+have 0.06 to 0.23, up to four times enlarged too; gradients, single edges and flat areas 0.38 to 0.76 (at x8 0.21 to
+0.35)."""
+UNCERTAIN_PHOTOGRAPH = 0.45
+"""The same of a photograph: BSDS500's have 0.20 to 0.29 as they are and up to 0.45 with noise of 20 grey levels."""
+WIDE = 0.85
+"""Standard deviation in LR pixels from which on a doubted blur may be none of the Gaussian kernels."""
+LINEAR = 1.8
+"""Ratio of its standard deviations from which on it is motion: off lines of 5 to 15 pixels 1.6 to 3.2 were read, off
+discs 1.0 to 1.4."""
+NOISY = 15.0
+"""Grey levels of noise from which on little detail comes back."""
+COMPRESSED = 60
+"""JPEG quality below which its blocks hide the blur."""
+
+
+def doubts(
+    estimate: Estimate, photograph: bool, sigma: float | None = None, jpeg_quality: int | None = None
+) -> tuple[str, ...]:
+    """Doubts of a result.
+
+    Args:
+        sigma: noise level in grey levels, where it was read or told.
+        jpeg_quality: of the file that the image came in, where it is one.
+    """
+    if not photograph:
+        if estimate.expected_error is None or estimate.expected_error <= UNCERTAIN:
+            return ()
+        return (f"uncertain: too little of the blur shows (its variances ± {estimate.expected_error:.0%})",)
+    found = []
+    if sigma is not None and sigma >= NOISY:
+        found.append(f"noise: {sigma:.0f} grey levels, little detail comes back; --sigma sets more or less smoothing")
+    if jpeg_quality is not None and jpeg_quality < COMPRESSED:
+        found.append(f"compression: JPEG of quality {jpeg_quality} hides the blur; take the camera's own file")
+    if estimate.expected_error is not None and estimate.expected_error > UNCERTAIN_PHOTOGRAPH:
+        found.append(_cause(estimate, bool(found)))
+    return tuple(found)
+
+
+def _cause(estimate: Estimate, damaged: bool) -> str:
+    """Why the kernel is uncertain."""
+    error = f"kernel uncertain (its variances ± {estimate.expected_error:.0%})"
+    largest, smallest = estimate.spread or (0.0, 0.0)
+    if damaged:
+        return f"{error}, for that reason"
+    if largest > WIDE and largest > LINEAR * smallest:
+        return f"motion: {error}, the blur is a line or a path and may leave ghosts; only Gaussian blur can be undone"
+    if largest > WIDE:
+        return f"out of focus, or enlarged already: {error}; reduce the picture to half its size first"
+    return f"too little texture: {error}; take a part with edges, or give the kernel of a picture of the same camera"

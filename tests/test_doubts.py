@@ -1,0 +1,40 @@
+import dataclasses
+
+import pytest
+import torch
+
+from blindsr.doubts import doubts
+from blindsr.estimation import Estimate
+
+SURE = Estimate(torch.ones(1, 1, 3, 3) / 9, None, [], 0.0, 0, expected_error=0.2, spread=(0.5, 0.4))
+
+
+def test_a_good_photograph_raises_none():
+    assert doubts(SURE, photograph=True, sigma=3.0, jpeg_quality=92) == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "cause", "remedy"),
+    [
+        ({}, {"sigma": 22.0}, "noise: 22 grey levels", "--sigma"),
+        ({}, {"jpeg_quality": 40}, "compression: JPEG of quality 40", "camera's own file"),
+        ({"expected_error": 0.6, "spread": (1.1, 0.4)}, {}, "motion", "ghosts"),
+        ({"expected_error": 0.6, "spread": (1.1, 1.0)}, {}, "out of focus", "half its size"),
+        ({"expected_error": 0.6}, {}, "too little texture", "edges"),
+    ],
+)
+def test_each_cause_has_its_remedy(changes, arguments, cause, remedy):
+    (line,) = doubts(dataclasses.replace(SURE, **changes), photograph=True, **arguments)
+    assert line.startswith(cause)
+    assert remedy in line
+
+
+def test_a_damaged_picture_is_not_taken_for_another_blur():
+    lines = doubts(dataclasses.replace(SURE, expected_error=0.6, spread=(1.1, 0.4)), photograph=True, sigma=30.0)
+    assert lines[0].startswith("noise")
+    assert "for that reason" in lines[1]
+
+
+def test_laboratory_data_are_doubted_for_their_texture_alone():
+    assert doubts(SURE, photograph=False, sigma=30.0) == ()
+    assert "± 50%" in doubts(dataclasses.replace(SURE, expected_error=0.5), photograph=False)[0]
