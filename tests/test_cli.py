@@ -113,7 +113,6 @@ def test_main_job_leaves_picture_kernel_and_comparison(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "PSNR" in done.stdout + done.stderr
     assert str(tmp_path / "out") in done.stdout
-    assert "USRNet" in done.stderr
     hr = cv2.imread(str(REPOSITORY / "data/datasets/Test/HR/chelsea.png"))
     sr = cv2.imread(str(tmp_path / "out" / "chelsea.png"))
     assert sr.shape == (hr.shape[0] // 4 * 4, hr.shape[1] // 4 * 4, 3)
@@ -186,7 +185,7 @@ def test_own_picture_from_another_folder_with_relative_paths(own):
     assert cv2.imread(str(own.parent / "out" / "photo.png")).shape == (96, 128, 3)
     assert "PSNR" not in done.stdout
     assert "note:" not in done.stderr
-    assert done.stderr.endswith("\n")  # the bar does not share its line with what follows
+    assert "\r" not in done.stderr  # a log has lines
     assert sorted(path.name for path in own.iterdir()) == ["photo.png"]
     record = json.loads((own.parent / "out" / "photo.json").read_text())
     assert record["settings"]["settings"]["circular"] is False  # a photograph ends at its border
@@ -199,10 +198,10 @@ def test_several_pictures_by_paths_and_a_pattern_in_tiles(own):
         cv2.imwrite(str(own / "more" / name), photo)
     out = own.parent / "out"
     arguments = ["--SR", "--real", "--sf", 2, "-i", own / "photo.png", own / "more" / "*.jpg", "-o", out, *QUICK]
-    done = typed("DIPFKP", *arguments, "--tile", 64)
+    done = typed("DIPFKP", *arguments, "--tile", 100)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in out.glob("*.mat")} == {"photo_png.mat", "photo_jpg.mat", "a.mat", "b.mat"}
-    assert cv2.imread(str(out / "a.png")).shape == (96, 128, 3)
+    assert cv2.imread(str(out / "a.jpg")).shape == (96, 128, 3)
     refused(typed("DIPFKP", "--SR", "--tile", 5, "-i", own, "-o", out), "--tile 5")
 
 
@@ -528,7 +527,7 @@ def test_prepare_dataset(tmp_path):
     assert done.returncode == 0, done.stderr
     made, shipped = tmp_path / "Mine", REPOSITORY / "data" / "datasets" / "Test"
     image, kernel = "DIPFKP_lr_x2/chelsea.png", "DIPFKP_gt_k_x2/chelsea.mat"
-    assert (made / image).read_bytes() == (shipped / image).read_bytes()
+    np.testing.assert_array_equal(*(cv2.imread(str(folder / image), -1) for folder in (made, shipped)))
     kernels = [scipy.io.loadmat(folder / kernel)["Kernel"] for folder in (made, shipped)]
     assert kernels[0].dtype == kernels[1].dtype
     # Processors differ in the last bits of float64 (by 11 units in the last place, where it was seen).
