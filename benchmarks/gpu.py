@@ -44,7 +44,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--checks", nargs="+", default=list(CHECKS), choices=list(CHECKS), help="of the part checks")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: benchmarks/results/gpu-<device>.jsonl")
     parser.add_argument("--images", type=Path, metavar="DIR", help="photographs to train on")
-    parser.add_argument("--photographs", action="store_true", help="train for photographs, not for prepared pictures")
+    parser.add_argument("--photographs", action="store_true", help="train for photographs, not for laboratory data")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="where a training's weights go, and go on from")
     return parser.parse_args()
 

@@ -66,7 +66,7 @@ def extra_options(command):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory, picture):
-    """What the commands name: photographs, a kernel, a data set, weights."""
+    """What the commands name: photographs, a kernel, a dataset, weights."""
     tmp = tmp_path_factory.mktemp("readme")
     pixels = (255 * picture[0].permute(1, 2, 0).numpy()).astype(np.uint8)[:48, :64]
     for name in ("photo.jpg", "portrait.png", "holiday/a.jpg", "holiday/b.jpg", "Set5/HR/a.png", "DIV2K/HR/a.png"):
