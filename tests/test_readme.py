@@ -54,9 +54,9 @@ QUICK = {
 }
 """What makes each command short: the first pattern found in it decides. An -o of its own is kept."""
 
-ELSEWHERE = r"benchmarks/killed|benchmarks/overview|benchmarks/gpu|-m pytest|-m blindsr"
-"""Ten minutes, in small tests/test_killed.py; a picture; tests/test_gpu.py; this very run, tests/test_hostile.py;
-tests/test_report.py, test_comparison.py and test_script.py."""
+ELSEWHERE = r"benchmarks/(killed|overview|photograph_examples|gpu)|data/training_photographs|-m pytest|-m blindsr"
+"""Ten minutes, in small tests/test_killed.py; pictures; tests/test_gpu.py; tests/test_cli.py; this very run,
+tests/test_hostile.py; tests/test_report.py, test_comparison.py and test_script.py."""
 
 
 def extra_options(command):
@@ -71,8 +71,8 @@ def small(tmp_path_factory, picture):
     pixels = (255 * picture[0].permute(1, 2, 0).numpy()).astype(np.uint8)[:48, :64]
     for name in ("photo.jpg", "portrait.png", "holiday/a.jpg", "holiday/b.jpg", "Set5/HR/a.png", "DIV2K/HR/a.png"):
         write_image(tmp / name, pixels)
-    for name in ("photographs/a.png", "photographs/b.png"):
-        write_image(tmp / name, np.kron(pixels, np.ones((7, 7, 1), np.uint8)))
+    for name in ("usrnet/a.png", "usrnet/b.png", "predictor/a.png", "predictor/b.png"):
+        write_image(tmp / "photographs" / name, np.kron(pixels, np.ones((7, 7, 1), np.uint8)))
     write_kernel(tmp / "k.mat", random_kernels(1, 3, torch.Generator().manual_seed(0)))
     shutil.copytree(data_folder() / "pretrained_models", tmp / "official")
     for stage in ("first", "second", "eighth", "ninth", "tenth"):
@@ -155,16 +155,21 @@ def test_example(block):
     exec(compile(block, "example", "exec"), {"__name__": "example"})
 
 
+def test_the_page_of_photographs_shows_what_its_commands_make():
+    page = (REPOSITORY / "docs" / "photographs.md").read_text()
+    examples = runpy.run_path(str(REPOSITORY / "benchmarks" / "photograph_examples.py"))["EXAMPLES"]
+    commands = [command for example in examples for command in example.commands().values()]
+    assert sorted(re.findall(r"^blindsr .*", page, flags=re.M)) == sorted(commands)
+    shown = [f"photographs/{example.name.split('.')[0]}.jpg" for example in examples]
+    assert re.findall(r"!\[[^]]+\]\(([^)]+)\)", page) == shown
+
+
 def test_the_example_of_a_calibration_finds_the_kernel():
     calibrate = runpy.run_path(str(REPOSITORY / "examples" / "calibrate.py"), run_name="example")["calibrate"]
     chart = torch.rand(1, 3, 48, 48, generator=torch.Generator().manual_seed(0))
     kernel = random_kernels(1, 2, torch.Generator().manual_seed(1))
     photo = degrade(chart, kernel, 2)
     assert kernel_psnr(calibrate(chart, photo, 2, steps=60), kernel) > 40
-
-
-COMING = {"docs/photographs.md"}
-"""Pages that are being written."""
 
 
 def anchors(page):
@@ -181,7 +186,7 @@ def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)]+)\)", text):
         name, _, anchor = link.partition("#")
         target = (page.parent / name).resolve() if name else page
-        assert target.exists() or link in COMING, link
+        assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
 
 
