@@ -7,7 +7,7 @@ holds the official weights (pretrained_models), Set5 and BSD100.
 
 BLINDSR_REFERENCE=reference python benchmarks/gpu.py                      ten minutes of measurements
 python benchmarks/gpu.py --device cpu --quick                             a rehearsal
-python benchmarks/gpu.py train-usrnet --images photographs/ --budget 600  a further stage of training, then scores
+python benchmarks/gpu.py train-usrnet --images ../photographs/usrnet/ --budget 600   trains, then scores
 """
 
 import argparse
