@@ -33,7 +33,7 @@ QUICK = {
     r"cd DIPFKP .*--path-KP": f"{DIP} --image-iterations 2 --image-channels 8 -o {{tmp}}/out",
     r"cd DIPFKP": f"{DIP} -o {{tmp}}/out",
     r"cd KernelGANFKP": f"{GAN} -o {{tmp}}/out",
-    r"cd NonblindSR .*--kernel": "-o {tmp}/out",
+    r"cd NonblindSR .*--kernel ": "-o {tmp}/out",
     r"cd NonblindSR .*--train": "--steps 1 --batch 2 --patch 24 --held-out 1 --scales 2 -o {tmp}/out",
     r"cd NonblindSR .*--evaluate": "--dataset {tmp}/Set5",
     r"cd NonblindSR .*-c ": "",
@@ -50,6 +50,7 @@ QUICK = {
     r"benchmarks/critic": f"--batch 2 --steps 1 {RESULTS}",
     r"benchmarks/image_prior": f"--sides 32 --steps 1 {RESULTS}",
     r"benchmarks/estimators": f"--methods 'DIP-FKP, prediction' --scales 2 --seeds 0 --pictures coins {RESULTS}",
+    r"benchmarks/photographs": "--scales 4 --no-oracles",
     r"benchmarks/tables": "",
 }
 """What makes each command short: the first pattern found in it decides. An -o of its own is kept."""
@@ -75,9 +76,9 @@ def small(tmp_path_factory, picture):
         write_image(tmp / "photographs" / name, np.kron(pixels, np.ones((7, 7, 1), np.uint8)))
     write_kernel(tmp / "k.mat", random_kernels(1, 3, torch.Generator().manual_seed(0)))
     shutil.copytree(data_folder() / "pretrained_models", tmp / "official")
-    for stage in ("first", "second", "eighth", "ninth", "tenth"):
+    for stage in ("first", "second", "eighth", "ninth", "tenth", "photo_first"):
         (tmp / stage).mkdir()
-        for name in ("usrnet_tiny.pth", "kernel_predictor.pth"):
+        for name in ("usrnet_tiny.pth", "usrnet_tiny_photo.pth", "kernel_predictor.pth"):
             shutil.copy(data_folder() / "pretrained_models" / name, tmp / stage)
     for scale_factor in (2, 3, 4):
         done = typed("data", "--sf", scale_factor, "--dataset", tmp / "Set5", script="prepare_dataset.py")
@@ -135,7 +136,7 @@ def test_command(command, small, in_this_process):
     assert words[0] == "python"
     for i, word in enumerate(words):
         first = word.removeprefix("../").split("/")[0]
-        if first in {path.name for path in small.iterdir()} | {"sharp", "third"}:
+        if first in {path.name for path in small.iterdir()} | {"sharp", "third", "photo", "photo_second"}:
             words[i] = str(small / word.removeprefix("../"))
         elif word.startswith("docs/"):
             words[i] = str(small / word.removeprefix("docs/"))
