@@ -45,7 +45,7 @@ class DIPSettings:
     start: Start = "fixed"
     """Where DIPFKP's search for the kernel starts: at one kernel for all images (paper), or at the predictor's."""
     circular: bool = True
-    """The picture has a periodic boundary, as those of prepared data sets do (paper: yes; for photographs no)."""
+    """The picture has a periodic boundary, as laboratory data has (paper: yes; for photographs no)."""
 
     def __post_init__(self) -> None:
         require_positive(self, "crop", "image_rate", "kernel_rate")

@@ -89,7 +89,7 @@ class LatentSearch:
         options = {"betas": (0.5, 0.999), **adam_options(self.device)}
         self.critic_optimizer = torch.optim.Adam(critic.parameters(), lr=settings.critic_rate, **options)
         self.latent_optimizer = SphericalAdam([self.latent], lr=settings.kernel_rate, **adam_options(self.device))
-        self.moved: list[Tensor] = []
+        self.kernels: list[Tensor] = []
         """The kernels after one moving iteration, two and so on."""
         self.examined = 0
         """How many of them were asked whether the search had converged there."""
@@ -122,27 +122,27 @@ class LatentSearch:
                     log.kernel(made.kernel)
                     log.step(made.loss, made.critic_loss)
                     if iteration > frozen:
-                        self.moved.append(made.kernel.clone())
+                        self.kernels.append(made.kernel.clone())
                     if stop and log.done % log.every == 0:
                         end = self._examine()
                         if end is not None:
                             break
         with torch.no_grad():
-            self.moved.append(self.prior.decode(self.latent))
+            self.kernels.append(self.prior.decode(self.latent))
         if stop and end is None:
             end = self._examine()
-        kernel = self.moved[-1 if end is None else end - 1]
+        kernel = self.kernels[-1 if end is None else end - 1]
         if end is not None:
             log.cut(frozen + end)
         log.kernel(kernel, last=True)
-        return kernel, end is not None or converged(self.moved)
+        return kernel, end is not None or converged(self.kernels)
 
     def _state(self) -> dict[str, Any]:
         """What the next iterations depend on, beside what a new search has as well."""
         return {
             "critic": optimizer_state(self.critic_optimizer),
             "latent": optimizer_state(self.latent_optimizer),
-            "moved": self.moved,
+            "kernels": self.kernels,
             "drawn": self.drawn,
         }
 
@@ -150,14 +150,14 @@ class LatentSearch:
         """Go on from a state of :meth:`_state`."""
         load_optimizer(self.critic_optimizer, state["critic"])
         load_optimizer(self.latent_optimizer, state["latent"])
-        self.moved = [kernel.to(self.device) for kernel in state["moved"]]
+        self.kernels = [kernel.to(self.device) for kernel in state["kernels"]]
         self.drawn = state["drawn"]
         generator.set_state(self.drawn[0])
 
     def _examine(self) -> int | None:
         """After how many moving iterations the search had converged, where that is not known yet."""
-        end = _first_converged(self.moved, self.examined)
-        self.examined = len(self.moved)
+        end = _first_converged(self.kernels, self.examined)
+        self.examined = len(self.kernels)
         return end
 
     def _empty_draws(self) -> _Draws:

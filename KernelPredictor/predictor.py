@@ -96,7 +96,7 @@ class Prediction:
     """Their square roots in LR pixels."""
     sigma: float | None = None
     """Noise level in image range, as :func:`blindsr.photographs.noise_level` counts it; None where the weights do not
-    tell (those for prepared data)."""
+    tell (those for laboratory data)."""
 
     @property
     def findings(self) -> dict[str, Any]:

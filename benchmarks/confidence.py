@@ -3,7 +3,7 @@
 Photographs that the predictor was not trained on, as they are, enlarged (as soft ones are) and shrunk, each blurred
 by a kernel of its own. A scale factor's predictions are sorted by the error expected and cut into equal groups.
 
-python benchmarks/confidence.py --images photographs/
+python benchmarks/confidence.py --images ../photographs/predictor/
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""PSNR/SSIM, kernel PSNR, seconds and memory on prepared data sets, for each preset of DIP-FKP and for its bounds.
+"""PSNR/SSIM, kernel PSNR, seconds and memory on laboratory data, for each preset of DIP-FKP and for its bounds.
 
 python benchmarks/dataset.py --dataset Set5 --official DIR     DIR holds FKP_x2.pt … and usrnet_tiny.pth
 
@@ -38,7 +38,7 @@ class Options:
     """What ``python benchmarks/dataset.py`` takes."""
 
     dataset: tuple[str, ...] = ("Set5",)
-    """Prepared data sets: names under data/datasets, or folders."""
+    """Prepared datasets: names under data/datasets, or folders."""
     official: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder with the official weights, for rows of their own."""
     ours: bool = True
@@ -134,7 +134,7 @@ def measure(what: What, items: dict[str, Item], weights: Weights) -> Values:
 
 
 def check(options: Options) -> dict[tuple[str, int], dict[str, Item]]:
-    """The pictures of every data set and scale factor, all files there: nobody waits hours to learn that one is not.
+    """The pictures of every dataset and scale factor, all files there: nobody waits hours to learn that one is not.
 
     Raises:
         FileNotFoundError, ValueError: what is missing.

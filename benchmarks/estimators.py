@@ -1,6 +1,6 @@
 """All kernel estimators on the same pictures: kernel PSNR, PSNR/SSIM with USRNet, seconds and peak memory.
 
-Photographs that come with scikit-image (their middle 512×512 pixels), made a data set as ``prepare_dataset.py --model
+Photographs that come with scikit-image (their middle 512×512 pixels), made a dataset as ``prepare_dataset.py --model
 KernelGANFKP`` does. Each run is a record in --results and is not repeated. ± is the spread over seeds (standard
 deviation) of the mean over pictures.
 

@@ -7,7 +7,7 @@ holds the official weights (pretrained_models), Set5 and BSD100.
 
 BLINDSR_REFERENCE=reference python benchmarks/gpu.py                      ten minutes of measurements
 python benchmarks/gpu.py --device cpu --quick                             a rehearsal
-python benchmarks/gpu.py train-usrnet --images photographs/ --budget 600  a further stage of training, then scores
+python benchmarks/gpu.py train-usrnet --images ../photographs/usrnet/ --budget 600   trains, then scores
 """
 
 import argparse
@@ -44,7 +44,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--checks", nargs="+", default=list(CHECKS), choices=list(CHECKS), help="of the part checks")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: benchmarks/results/gpu-<device>.jsonl")
     parser.add_argument("--images", type=Path, metavar="DIR", help="photographs to train on")
-    parser.add_argument("--photographs", action="store_true", help="train for photographs, not for prepared pictures")
+    parser.add_argument("--photographs", action="store_true", help="train for photographs, not for laboratory data")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="where a training's weights go, and go on from")
     return parser.parse_args()
 

@@ -58,7 +58,7 @@ class Record:
     """One line of a file of records."""
 
     what: What
-    """Data set, picture, scale, method, weights, seed, and the :func:`fingerprint` of settings and weights."""
+    """Dataset, picture, scale, method, weights, seed, and the :func:`fingerprint` of settings and weights."""
     values: Values
     """PSNR and kernel PSNR in dB, SSIM, seconds, gigabytes (peak memory of the process)."""
     run: dict[str, Any]

@@ -172,7 +172,7 @@ WEIGHTS = ("none", "official", "ours")
 
 
 def dataset(results: Path, name: str) -> str:
-    """All that is known of DIP-FKP on a data set, published rows first where there are any."""
+    """All that is known of DIP-FKP on a dataset, published rows first where there are any."""
     records, published = dataset_records(results), read(RESULTS / "published.jsonl")
     records = [record for record in records if record.what["dataset"] == name]
     rows = []

@@ -4,7 +4,7 @@ The middle 256×256 pixels of photographs that the predictor was not trained on,
 for each variant the kernel PSNR, the PSNR gap to the oracle (the image made with the true kernel), and the seconds.
 Each run is a record in --results and is not repeated.
 
-python benchmarks/variants.py --images photographs/ --figure docs/variants.png
+python benchmarks/variants.py --images ../photographs/predictor/ --figure docs/variants.png
 """
 
 from dataclasses import dataclass, replace

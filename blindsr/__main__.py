@@ -1,6 +1,6 @@
 """Super-resolve your photographs: blindsr photo.jpg holiday/ --sf 2
 
-The same as DIPFKP/main.py --SR -i; that command has more options, for data sets and for the method.
+The same as DIPFKP/main.py --SR -i; that command has more options, for datasets and for the method.
 """
 
 from dataclasses import dataclass, field

@@ -48,8 +48,8 @@ def super_resolve(
             centre lies is seen (:func:`blindsr.kernels.locate`).
         estimator: any function of :class:`blindsr.estimation.Estimator`'s form; without it, DIP-FKP's search.
         sigma: noise level of the image, relative to its range; "auto" reads it off the image (0 with ``prepared``).
-        prepared: the image is the LR image of a prepared data set, not a photograph: displaced as the published ones
-            are, with a periodic boundary.
+        prepared: the image is laboratory data (``prepare_dataset.py``), not a photograph: displaced as the published
+            ones are, with a periodic boundary.
         periodic: the image is a texture that tiles, and so does the result.
         seed: of every random number.
         float32: all of USRNet in float32; without it, devices that gain from bfloat16 take that inside.

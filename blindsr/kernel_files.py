@@ -42,7 +42,7 @@ def read_kernel(path: Path, variable: str | None = None) -> Tensor:
         ValueError: not such a file, no kernel (:func:`blindsr.kernels.as_kernel`), or several; says what is in it.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such kernel file; check it (prepare_dataset.py makes a data set's)")
+        raise FileNotFoundError(f"{path}: no such kernel file; check it (prepare_dataset.py makes a dataset's)")
     kind = "NumPy array" if path.suffix.lower() == ".npy" else "MATLAB file"
     try:
         if kind == "NumPy array":

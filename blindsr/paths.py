@@ -13,7 +13,7 @@ def _in_checkout() -> bool:
 
 
 def data_folder() -> Path:
-    """Where data sets and results lie: data/ of the checkout; outside one, the current folder."""
+    """Where datasets and results lie: data/ of the checkout; outside one, the current folder."""
     return _CHECKOUT / "data" if _in_checkout() else Path.cwd()
 
 
@@ -28,5 +28,5 @@ def pretrained_path(name: str) -> Path:
 
 
 def shipped_dataset(name: str) -> Path:
-    """Where the data set called ``name`` would lie if it ships (Test does)."""
+    """Where the dataset called ``name`` would lie if it ships (Test does)."""
     return (_CHECKOUT / "data" if _in_checkout() else _PACKAGE) / "datasets" / name

@@ -263,15 +263,15 @@ def test_the_prediction_can_be_had_without_a_search(lr, prior, scale_factor):
         dataclasses.replace(SHORT, iterations=0)
 
 
-def test_the_pull_and_the_frozen_iterations_hold_the_kernel(lr, prior):
+def test_proximal_term_and_frozen_iterations_hold_the_kernel(lr, prior):
     free = dataclasses.replace(SHORT, iterations=12, batch=2, critic_steps=1, crop=32, kernel_rate=0.05)
-    moved = {
-        pull: estimate(lr, 2, prior=prior, settings=dataclasses.replace(free, proximal_weight=pull)).relative_change
-        for pull in (0.0, 1e4)
-    }
-    assert moved[1e4] < 0.7 * moved[0.0]
+    relative_changes = {}
+    for weight in (0.0, 1e4):
+        settings = dataclasses.replace(free, proximal_weight=weight)
+        relative_changes[weight] = estimate(lr, 2, prior=prior, settings=settings).relative_change
+    assert relative_changes[1e4] < 0.7 * relative_changes[0.0]
     frozen = estimate(lr, 2, prior=prior, settings=dataclasses.replace(free, frozen_iterations=11))
-    assert 0 < frozen.relative_change < moved[0.0]
+    assert 0 < frozen.relative_change < relative_changes[0.0]
     assert torch.equal(frozen.path[-2][1], frozen.path[0][1])
 
 

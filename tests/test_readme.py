@@ -33,7 +33,7 @@ QUICK = {
     r"cd DIPFKP .*--path-KP": f"{DIP} --image-iterations 2 --image-channels 8 -o {{tmp}}/out",
     r"cd DIPFKP": f"{DIP} -o {{tmp}}/out",
     r"cd KernelGANFKP": f"{GAN} -o {{tmp}}/out",
-    r"cd NonblindSR .*--kernel": "-o {tmp}/out",
+    r"cd NonblindSR .*--kernel ": "-o {tmp}/out",
     r"cd NonblindSR .*--train": "--steps 1 --batch 2 --patch 24 --held-out 1 --scales 2 -o {tmp}/out",
     r"cd NonblindSR .*--evaluate": "--dataset {tmp}/Set5",
     r"cd NonblindSR .*-c ": "",
@@ -50,13 +50,14 @@ QUICK = {
     r"benchmarks/critic": f"--batch 2 --steps 1 {RESULTS}",
     r"benchmarks/image_prior": f"--sides 32 --steps 1 {RESULTS}",
     r"benchmarks/estimators": f"--methods 'DIP-FKP, prediction' --scales 2 --seeds 0 --pictures coins {RESULTS}",
+    r"benchmarks/photographs": "--scales 4 --no-oracles",
     r"benchmarks/tables": "",
 }
 """What makes each command short: the first pattern found in it decides. An -o of its own is kept."""
 
-ELSEWHERE = r"benchmarks/killed|benchmarks/overview|benchmarks/gpu|-m pytest|-m blindsr"
-"""Ten minutes, in small tests/test_killed.py; a picture; tests/test_gpu.py; this very run, tests/test_hostile.py;
-tests/test_report.py, test_comparison.py and test_script.py."""
+ELSEWHERE = r"benchmarks/(killed|overview|photograph_examples|gpu)|data/training_photographs|-m pytest|-m blindsr"
+"""Ten minutes, in small tests/test_killed.py; pictures; tests/test_gpu.py; tests/test_cli.py; this very run,
+tests/test_hostile.py; tests/test_report.py, test_comparison.py and test_script.py."""
 
 
 def extra_options(command):
@@ -66,18 +67,18 @@ def extra_options(command):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory, picture):
-    """What the commands name: photographs, a kernel, a data set, weights."""
+    """What the commands name: photographs, a kernel, a dataset, weights."""
     tmp = tmp_path_factory.mktemp("readme")
     pixels = (255 * picture[0].permute(1, 2, 0).numpy()).astype(np.uint8)[:48, :64]
     for name in ("photo.jpg", "portrait.png", "holiday/a.jpg", "holiday/b.jpg", "Set5/HR/a.png", "DIV2K/HR/a.png"):
         write_image(tmp / name, pixels)
-    for name in ("photographs/a.png", "photographs/b.png"):
-        write_image(tmp / name, np.kron(pixels, np.ones((7, 7, 1), np.uint8)))
+    for name in ("usrnet/a.png", "usrnet/b.png", "predictor/a.png", "predictor/b.png"):
+        write_image(tmp / "photographs" / name, np.kron(pixels, np.ones((7, 7, 1), np.uint8)))
     write_kernel(tmp / "k.mat", random_kernels(1, 3, torch.Generator().manual_seed(0)))
     shutil.copytree(data_folder() / "pretrained_models", tmp / "official")
-    for stage in ("first", "second", "eighth", "ninth", "tenth"):
+    for stage in ("first", "second", "eighth", "ninth", "tenth", "photo_first"):
         (tmp / stage).mkdir()
-        for name in ("usrnet_tiny.pth", "kernel_predictor.pth"):
+        for name in ("usrnet_tiny.pth", "usrnet_tiny_photo.pth", "kernel_predictor.pth"):
             shutil.copy(data_folder() / "pretrained_models" / name, tmp / stage)
     for scale_factor in (2, 3, 4):
         done = typed("data", "--sf", scale_factor, "--dataset", tmp / "Set5", script="prepare_dataset.py")
@@ -135,7 +136,7 @@ def test_command(command, small, in_this_process):
     assert words[0] == "python"
     for i, word in enumerate(words):
         first = word.removeprefix("../").split("/")[0]
-        if first in {path.name for path in small.iterdir()} | {"sharp", "third"}:
+        if first in {path.name for path in small.iterdir()} | {"sharp", "third", "photo", "photo_second"}:
             words[i] = str(small / word.removeprefix("../"))
         elif word.startswith("docs/"):
             words[i] = str(small / word.removeprefix("docs/"))
@@ -155,16 +156,21 @@ def test_example(block):
     exec(compile(block, "example", "exec"), {"__name__": "example"})
 
 
+def test_the_page_of_photographs_shows_what_its_commands_make():
+    page = (REPOSITORY / "docs" / "photographs.md").read_text()
+    examples = runpy.run_path(str(REPOSITORY / "benchmarks" / "photograph_examples.py"))["EXAMPLES"]
+    commands = [command for example in examples for command in example.commands().values()]
+    assert sorted(re.findall(r"^blindsr .*", page, flags=re.M)) == sorted(commands)
+    shown = [f"photographs/{example.name.split('.')[0]}.jpg" for example in examples]
+    assert re.findall(r"!\[[^]]+\]\(([^)]+)\)", page) == shown
+
+
 def test_the_example_of_a_calibration_finds_the_kernel():
     calibrate = runpy.run_path(str(REPOSITORY / "examples" / "calibrate.py"), run_name="example")["calibrate"]
     chart = torch.rand(1, 3, 48, 48, generator=torch.Generator().manual_seed(0))
     kernel = random_kernels(1, 2, torch.Generator().manual_seed(1))
     photo = degrade(chart, kernel, 2)
     assert kernel_psnr(calibrate(chart, photo, 2, steps=60), kernel) > 40
-
-
-COMING = {"docs/photographs.md"}
-"""Pages that are being written."""
 
 
 def anchors(page):
@@ -181,7 +187,7 @@ def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)]+)\)", text):
         name, _, anchor = link.partition("#")
         target = (page.parent / name).resolve() if name else page
-        assert target.exists() or link in COMING, link
+        assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
 
 

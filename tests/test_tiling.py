@@ -187,7 +187,7 @@ def test_a_tile_that_is_too_small_is_refused(tile):
         tiled_sr(USRNet(), torch.rand(1, 3, 8, 8), motion_kernel(2), 2, tile=tile)
 
 
-def test_a_photograph_does_not_go_on_at_its_opposite_border(tmp_path):
+def test_a_photograph_has_no_periodic_boundary(tmp_path):
     """Bright above, dark below: a network that takes the picture for periodic leaves a seam at both borders."""
     ramp = torch.linspace(0.1, 0.9, 48).view(1, 1, 48, 1).expand(1, 3, 48, 40)
     write_image(tmp_path / "ramp.png", to_uint8(ramp))
