@@ -8,30 +8,33 @@ python benchmarks/photographs.py --images BSDS500/
 """
 
 import io
-import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 import tyro
 from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
+import tables
 from blindsr.command import parse, run
 from blindsr.images import is_image_name, to_uint8
-from blindsr.kernels import variance_range
+from blindsr.kernels import align, variance_range
 from blindsr.metrics import psnr_ssim_y
+from blindsr.paths import pretrained_path
 from blindsr.restoration import restore
 from KernelPredictor import KernelPredictor
-from KernelPredictor.predictor import PIXEL_VARIANCE, Prediction
+from KernelPredictor.predictor import PIXEL_VARIANCE, Prediction, predictor_path
+from logbook import RESULTS, append, fingerprint, read
 from NonblindSR.tiling import pretrained_nonblind
+from NonblindSR.weights import PHOTOGRAPHS
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
@@ -80,16 +83,18 @@ class Options:
     """Photographs for each kind of damage, each kind's begin where the last one's end."""
     scales: tuple[int, ...] = (2, 4)
     """Scale factors."""
+    kinds: tuple[str, ...] = tuple(damage.name for damage in DAMAGES)
+    """Kinds of damage."""
     predictor: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Weights of the kernel predictor; without it, the shipped ones."""
+    """Weights of the kernel predictor; without it, the shipped ones for photographs."""
     nonblind: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Weights of USRNet; without it, the shipped ones."""
+    """Weights of USRNet; without it, the shipped ones for photographs."""
     sigma: float = 10.0
     """Noise level told, in grey levels, where the predictor's weights tell none."""
     oracles: bool = True
     """Also with the true noise level, with the true kernel, and with both."""
-    results: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Where each picture's figures go, a line of JSON each."""
+    results: Path = RESULTS
+    """Folder of the records."""
 
 
 @dataclass(frozen=True)
@@ -143,12 +148,6 @@ def make(path: Path, damage: Damage, scale_factor: int, seed: int) -> Photograph
     return Photograph(hr, lr, covariance, kernel, float(error / np.linalg.norm(WEIGHTS)))
 
 
-def over_the_photograph(kernel: Tensor, scale_factor: int) -> Tensor:
-    """A predicted kernel, centred at (k − s)/2, moved by s − 1 pixels to where a photograph has it."""
-    room = 2 * (scale_factor - 1)
-    return F.pad(kernel, (room, 0, room, 0))
-
-
 def as_tensor(pixels: Pixels) -> Tensor:
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None].float() / 255
 
@@ -178,7 +177,7 @@ def measure(
     lr = as_tensor(photograph.lr)
     prediction = predictor.predict(lr, scale_factor)
     told = options.sigma / 255 if prediction.sigma is None else prediction.sigma
-    ours = over_the_photograph(prediction.kernel, scale_factor)
+    ours = align(prediction.kernel, scale_factor)
     true_kernel = torch.from_numpy(photograph.kernel).float()[None, None]
     true_sigma = photograph.sigma / 255
 
@@ -203,50 +202,30 @@ def measure(
     }
 
 
-def pictures(options: Options, scale_factor: int) -> Iterator[tuple[Damage, Photograph, str]]:
+def main() -> int:
+    options = parse(Options, __doc__ or "")
+    unknown = set(options.kinds) - {damage.name for damage in DAMAGES}
+    if unknown:
+        raise ValueError(f"--kinds {' '.join(sorted(unknown))}: there are {', '.join(d.name for d in DAMAGES)}")
     paths = sorted((p for p in options.images.rglob("*") if is_image_name(p)), key=lambda path: path.name)
     paths = paths[-options.held_out :]
     if not paths:
         raise ValueError(f"--images {options.images}: holds no picture")
-    for kind, damage in enumerate(DAMAGES):
-        for index in range(options.pictures):
-            place = kind * options.pictures + index
-            path = paths[place % len(paths)]
-            yield damage, make(path, damage, scale_factor, 1000 * scale_factor + place), path.name
+    weights = options.predictor or predictor_path(photographs=True), options.nonblind or pretrained_path(PHOTOGRAPHS)
+    predictor = KernelPredictor.from_pretrained(weights[0])
+    nonblind = pretrained_nonblind(weights[1], torch.device("cpu"))
 
-
-def report(scale_factor: int, entries: dict[str, list[dict[str, Any]]]) -> None:
-    """One table: a row for each damage, and the mean."""
-    names = list(next(iter(entries.values()))[0]["psnr"])
-    print(f"\nx{scale_factor} | {' | '.join(names)} | gain | worst | σ told | true | made | expected | ratio")
-    print("|".join(["---"] * (len(names) + 8)))
-    rows = [*entries.items(), ("mean", [entry for part in entries.values() for entry in part])]
-    for name, part in rows:
-        means = [float(np.mean([entry["psnr"][method] for entry in part])) for method in names]
-        gains = [entry["psnr"]["ours"] - entry["psnr"]["bicubic"] for entry in part]
-        told, true, made, expected = (
-            float(np.mean([entry[key] for entry in part])) for key in ("sigma", "true sigma", "made", "expected")
-        )
-        figures = [f"{mean:.2f}" for mean in means] + [f"{np.mean(gains):+.2f}", f"{min(gains):+.2f}"]
-        figures += [f"{told:.1f}", f"{true:.1f}", f"{made:.2f}", f"{expected:.2f}", f"{made / expected:.2f}"]
-        print(f"{name} | {' | '.join(figures)}", flush=True)
-
-
-def main() -> int:
-    options = parse(Options, __doc__ or "")
-    device = torch.device("cpu")
-    predictor = KernelPredictor.from_pretrained(options.predictor)
-    nonblind = pretrained_nonblind(options.nonblind, device)
-    for scale_factor in options.scales:
-        entries: dict[str, list[dict[str, Any]]] = {damage.name: [] for damage in DAMAGES}
-        for damage, photograph, name in pictures(options, scale_factor):
-            entry = measure(photograph, scale_factor, predictor, nonblind, options)
-            entries[damage.name].append(entry)
-            if options.results is not None:
-                with options.results.open("a") as file:
-                    line = {"scale": scale_factor, "damage": damage.name, "picture": name, **entry}
-                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        report(scale_factor, entries)
+    log = options.results / "photographs.jsonl"
+    known = [record.what for record in read(log)]
+    same = {"oracles": options.oracles, "fingerprint": fingerprint(*weights)}
+    for scale_factor, (kind, damage), number in product(options.scales, enumerate(DAMAGES), range(options.pictures)):
+        place = kind * options.pictures + number
+        path, seed = paths[place % len(paths)], 1000 * scale_factor + place
+        what = {"scale": scale_factor, "damage": damage.name, "picture": path.stem, "seed": seed, **same}
+        if damage.name in options.kinds and what not in known:
+            photograph = make(path, damage, scale_factor, seed)
+            append(log, what, measure(photograph, scale_factor, predictor, nonblind, options))
+    print(tables.photographs(options.results))
     return 0
 
 

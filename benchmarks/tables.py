@@ -270,6 +270,27 @@ def nonblind(results: Path) -> str:
     return markdown(["images", "", "noise", "ours", "official"], rows)
 
 
+def photographs(results: Path) -> str:
+    """Photographs made independently, by what happened to them."""
+    records = read(results / "photographs.jsonl")
+    methods = ("bicubic", "ours", "true σ", "true kernel", "both")
+    rows = []
+    for scale in sorted({record.what["scale"] for record in records}):
+        of_scale = [record for record in records if record.what["scale"] == scale]
+        kinds = list(dict.fromkeys(record.what["damage"] for record in of_scale))
+        for kind in (*kinds, "mean"):
+            runs = [record.values for record in of_scale if kind in ("mean", record.what["damage"])]
+            psnr = {m: [run["psnr"][m] for run in runs if m in run["psnr"]] for m in methods}
+            gains = [run["psnr"]["ours"] - run["psnr"]["bicubic"] for run in runs]
+            cells = [f"{np.mean(psnr[m]):.2f}" if len(psnr[m]) == len(runs) else "" for m in methods]
+            told, true = (np.mean([run[key] for run in runs]) for key in ("sigma", "true sigma"))
+            ratio = np.mean([run["made"] for run in runs]) / np.mean([run["expected"] for run in runs])
+            shown = [f"{np.mean(gains):+.2f}", f"{min(gains):+.2f}", f"{told:.1f}", f"{true:.1f}", f"{ratio:.2f}"]
+            rows.append([f"x{scale}", kind, str(len(runs)), *cells, *shown])
+    head = ["", "damage", "pictures", *methods, "gain", "least gain", "σ read", "σ true", "error made / expected"]
+    return markdown(head, rows)
+
+
 def likelihood(results: Path) -> str:
     """−log p of the validation kernels."""
     records = read(results / "likelihood.jsonl")
@@ -387,6 +408,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "paper by picture": paper_by_picture,
     "own picture": own_picture,
     "nonblind": nonblind,
+    "photographs": photographs,
     "likelihood": likelihood,
     "variants": lambda results: variants(results, 1.0),
     "variants, enlarged": lambda results: variants(results, 1.5),

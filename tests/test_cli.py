@@ -198,7 +198,7 @@ def test_several_pictures_by_paths_and_a_pattern_in_tiles(own):
         cv2.imwrite(str(own / "more" / name), photo)
     out = own.parent / "out"
     arguments = ["--SR", "--real", "--sf", 2, "-i", own / "photo.png", own / "more" / "*.jpg", "-o", out, *QUICK]
-    done = typed("DIPFKP", *arguments, "--tile", 100)
+    done = typed("DIPFKP", *arguments, "--tile", 160)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in out.glob("*.mat")} == {"photo_png.mat", "photo_jpg.mat", "a.mat", "b.mat"}
     assert cv2.imread(str(out / "a.jpg")).shape == (96, 128, 3)
