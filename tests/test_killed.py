@@ -34,7 +34,7 @@ from FKP import KernelPrior
 from KernelGANFKP.estimator import GANEstimator, GANSettings
 
 PICTURES = 6
-KILLS = 20
+KILLS = 10
 FILE_EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "os.scandir")
 
 
