@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy.typing as npt
 
-from blindsr.batch.summary import SUMMARY, read_records
+from blindsr.batch.summary import read_records
 from blindsr.command import parse, run
 from blindsr.images import read_image, to_uint8, write_image
 from blindsr.kernel_files import read_kernel
@@ -70,11 +70,8 @@ def intact(folder: Path) -> int:
 
 def results(folder: Path) -> dict[str, npt.NDArray]:
     """The content of each picture and kernel."""
-    return {
-        path.name: (read_kernel(path) if path.suffix == ".mat" else read_image(path)).numpy()
-        for path in folder.iterdir()
-        if path.name != SUMMARY and path.suffix != ".json"
-    }
+    paths = [path for path in folder.iterdir() if path.suffix in (".png", ".mat")]
+    return {path.name: (read_kernel(path) if path.suffix == ".mat" else read_image(path)).numpy() for path in paths}
 
 
 def main() -> int:
