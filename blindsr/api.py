@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blindsr.devices import DeviceName, pick_device
-from blindsr.doubts import doubts
+from blindsr.doubts import doubts, is_beyond_kernels
 from blindsr.estimation import Estimate, Estimator, OnStep, place
 from blindsr.kernels import SCALE_FACTORS, as_kernel, locate, normalize
-from blindsr.restoration import Padding, restore
+from blindsr.restoration import Padding, enlarge, restore
 
 __all__ = ["super_resolve"]
 
@@ -89,7 +89,10 @@ def super_resolve(
     noise = step.sigma(lr, found.sigma) if callable(step.sigma) else step.sigma
     notes = doubts(found, not prepared, 255 * noise) + found.notes
     padding: Padding = "circular" if periodic else "none" if prepared else "reflect"
-    sr = restore(step.network, lr, found.kernel, scale_factor, noise, padding, on_step)[0]
+    if is_beyond_kernels(found, not prepared, 255 * noise):
+        sr = enlarge(lr, scale_factor)[0]
+    else:
+        sr = restore(step.network, lr, found.kernel, scale_factor, noise, padding, on_step)[0]
     if grey:
         sr = sr.mean(dim=0, keepdim=True)
     if has_alpha:

@@ -9,7 +9,7 @@ from torch import Tensor
 from blindsr.degradation import degrade
 from blindsr.estimation import NonblindSR, OnStep
 
-__all__ = ["Padding", "restore"]
+__all__ = ["Padding", "enlarge", "restore"]
 
 Padding = Literal["none", "reflect", "circular"]
 """How an image is continued beyond its border. "none": as it is, for laboratory data, whose boundary is periodic and
@@ -62,6 +62,11 @@ def restore(
     height, width = (length * scale_factor for length in lr.shape[-2:])
     top, left = rows * scale_factor, cols * scale_factor
     return sr[..., top : top + height, left : left + width]
+
+
+def enlarge(lr: Tensor, scale_factor: int) -> Tensor:
+    """Bicubic enlargement in the way of Pillow, N×C×h×w → N×C×sh×sw, for where nothing better can be had."""
+    return F.interpolate(lr, scale_factor=scale_factor, mode="bicubic", antialias=True)
 
 
 def _keep_brightness(sr: Tensor, lr: Tensor, kernel: Tensor, scale_factor: int) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import ndimage
 from skimage.registration import phase_cross_correlation
 
 from blindsr import super_resolve
@@ -79,3 +80,13 @@ def test_colour_and_alpha_stay_on_one_spot(cases, scale_factor):
     enlarged = np.asarray(small.resize(truth.size, Image.Resampling.BICUBIC))
     for channel in (0, 3):
         assert np.abs(centroid(sr[..., channel]) - centroid(enlarged[..., channel])).max() < 0.1
+
+
+def test_motion_is_enlarged_by_bicubic_and_said(photograph):
+    pixels = np.rint(255 * photograph[0].permute(1, 2, 0).numpy()).astype(float)[:240, :240]
+    line = np.ones((1, 21, 1)) / 21
+    shaken = Image.fromarray(np.rint(ndimage.convolve(pixels, line, mode="mirror")).astype(np.uint8)).reduce(2)
+    sr, estimate = super_resolve(np.asarray(shaken), 2, estimator=quick(2))
+    assert any(note.startswith("motion") and "bicubic" in note for note in estimate.notes)
+    enlarged = np.asarray(shaken.resize((240, 240), Image.Resampling.BICUBIC)).astype(int)
+    assert np.abs(sr - enlarged).max() <= 1

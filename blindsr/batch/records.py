@@ -295,7 +295,8 @@ def _write_record(path: Path, record: Record) -> None:
 
 def _difference(made_with: dict[str, Any], now: dict[str, Any]) -> str:
     """The first setting that differs, with both values."""
-    for key in sorted(made_with.keys() | now.keys()):
+    # Hashes of weights last: they follow from options that say more.
+    for key in sorted(made_with.keys() | now.keys(), key=lambda key: (key.startswith("path_"), key)):
         then, value = made_with.get(key), now.get(key)
         if then != value:
             if isinstance(then, dict) and isinstance(value, dict):

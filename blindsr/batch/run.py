@@ -21,7 +21,7 @@ from blindsr.batch.inputs import Item
 from blindsr.batch.records import Record, Records, hash_inputs
 from blindsr.degradation import modcrop
 from blindsr.devices import release_memory
-from blindsr.doubts import doubts
+from blindsr.doubts import doubts, is_beyond_kernels
 from blindsr.encoding import QUALITY, OutputFormat
 from blindsr.estimation import (
     Checkpoint,
@@ -38,7 +38,7 @@ from blindsr.files import move_file
 from blindsr.images import read_image, read_picture, to_uint8, write_like
 from blindsr.kernel_files import read_kernel, write_kernel
 from blindsr.metrics import kernel_psnr, psnr_ssim_y
-from blindsr.restoration import Padding, restore
+from blindsr.restoration import Padding, enlarge, restore
 
 __all__ = ["Job", "Result", "process"]
 
@@ -193,7 +193,14 @@ def _make(item: Item, job: Job, folder: Path, on_step: OnStep | None, checkpoint
     estimate = place(estimate, job.scale_factor, job.photograph)
     image, sigma, sr_seconds = estimate.image, None, None
     if job.nonblind is not None:
-        image, sigma, sr_seconds = _restore(lr, estimate, job, job.nonblind, on_step)
+        sigma = 255 * (job.sigma(lr, estimate.sigma) if callable(job.sigma) else job.sigma)
+        began = time.perf_counter()
+        if is_beyond_kernels(estimate, job.photograph, sigma, picture.jpeg_quality):
+            image = enlarge(lr, job.scale_factor).cpu()
+        else:
+            padding: Padding = "reflect" if job.photograph else "none"
+            image = restore(job.nonblind, lr, estimate.kernel, job.scale_factor, sigma / 255, padding, on_step).cpu()
+        sr_seconds = time.perf_counter() - began
     psnr, ssim = (None, None)
     if hr is not None and image is not None:
         psnr, ssim = psnr_ssim_y(to_uint8(image), hr, job.scale_factor)
@@ -217,17 +224,6 @@ def _make(item: Item, job: Job, folder: Path, on_step: OnStep | None, checkpoint
         sigma=sigma,
         sr_seconds=sr_seconds,
     )
-
-
-def _restore(
-    lr: Tensor, estimate: Estimate, job: Job, nonblind: NonblindSR, on_step: OnStep | None
-) -> tuple[Tensor, float, float]:
-    """The non-blind network's image, on the CPU, the noise level it was told in grey levels, and its seconds."""
-    began = time.perf_counter()
-    sigma = job.sigma(lr, estimate.sigma) if callable(job.sigma) else job.sigma
-    padding: Padding = "reflect" if job.photograph else "none"
-    image = restore(nonblind, lr, estimate.kernel, job.scale_factor, sigma, padding, on_step).cpu()
-    return image, 255 * sigma, time.perf_counter() - began
 
 
 def _write_kernel_files(folder: Path, item: Item, estimate: Estimate, true_kernel: Tensor | None) -> None:
