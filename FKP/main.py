@@ -10,9 +10,14 @@ import tyro
 from blindsr.command import Bar, parse, run
 from blindsr.devices import DeviceName, pick_device
 from blindsr.figures import save_kernel_grid
+from blindsr.kernel_families import FAMILIES
 from blindsr.paths import pretrained_path, runs_folder
-from FKP.prior import KernelPrior
-from FKP.training import PriorSettings, negative_log_likelihood, train, validation_kernels
+from FKP.prior import GAUSSIAN, KernelPrior
+from FKP.sources import KernelSource, kernel_source
+from FKP.training import PriorSettings, negative_log_likelihood, reconstruction, train, weights_name
+
+INVERTED = 200
+"""Validation kernels whose nearest kernel of the prior is looked for."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +27,16 @@ class Options:
     train: bool = False
     """Train on random kernels, then evaluate and draw samples."""
     evaluate: bool = False
-    """Print −log p on the validation kernels."""
+    """Print −log p on the validation kernels, and how near to them the prior's nearest kernels come."""
     generate: bool = False
     """Draw 100 kernels, sorted by likelihood, into one picture."""
     sf: Literal[2, 3, 4, 8] = 2
     """Scale factor."""
+    kernels: Annotated[str | None, tyro.conf.arg(metavar="SOURCE")] = None
+    """Kernels to train and validate on: gaussian, motion (camera shake), disk (out of focus), mixed (a third each),
+    or a folder of .mat, .npy or .png kernels of one side. Without it gaussian, or what given weights know."""
+    scaling: tuple[float, float] = (1.0, 1.0)
+    """With a folder: by how much its kernels are also made narrower and wider, as 0.8 1.25."""
     output_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], help_behavior_hint="")] = None
     """Where checkpoints and pictures go; without it, runs/prior."""
     restore_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -36,7 +46,20 @@ class Options:
     training: PriorSettings = field(default_factory=PriorSettings)
 
 
-def run_training(options: Options, folder: Path) -> KernelPrior:
+def source_of(options: Options, kernels: str | None) -> KernelSource:
+    """The kernels that ``options`` name, without that ``kernels``.
+
+    Raises:
+        ValueError, FileNotFoundError: there are none.
+    """
+    named = options.kernels or kernels or GAUSSIAN
+    if options.kernels is None and named not in FAMILIES:
+        raise ValueError(f"these weights were trained on a folder called {named}; name it with --kernels")
+    return kernel_source(named, options.sf, options.scaling, options.training.seed)
+
+
+def run_training(options: Options, source: KernelSource, folder: Path) -> Path:
+    """Returns where the best weights lie."""
     settings = options.training
     bar = Bar(total=settings.epochs, unit="epoch")
 
@@ -47,17 +70,21 @@ def run_training(options: Options, folder: Path) -> KernelPrior:
             bar.write(f"epoch {entry['epoch']}: -log p = {entry['nll']:.3f} ± {entry['error']:.3f} nats")
 
     with bar:
-        train(
-            options.sf,
-            settings,
-            folder,
-            pick_device(options.device),
-            options.restore_file,
-            on_epoch,
-        )
-    best = folder / f"FKP_x{options.sf}_best.pt"
-    print(f"weights: {best}")
-    return KernelPrior.from_pretrained(options.sf, best)
+        train(source, settings, folder, pick_device(options.device), options.restore_file, on_epoch)
+    return folder / weights_name(source, "best")
+
+
+def evaluate(prior: KernelPrior, source: KernelSource) -> None:
+    """Print how well the prior knows kernels that it was not trained on."""
+    kernels = source.held_out().to(prior.base_dist_mean.device)
+    nll, error = negative_log_likelihood(prior, kernels)
+    print(f"x{source.scale_factor}: -log p = {nll:.3f} ± {error:.3f} nats per kernel ({len(kernels)} kernels)")
+    chosen = kernels[:: max(1, len(kernels) // INVERTED)][:INVERTED]
+    near = reconstruction(prior, chosen)
+    worst = float(near.quantile(0.1))
+    print(
+        f"nearest kernels: {float(near.mean()):.1f} dB kernel PSNR, a tenth below {worst:.1f} ({len(near)} kernels)"
+    )
 
 
 def main() -> int:
@@ -66,21 +93,20 @@ def main() -> int:
         raise ValueError("say what to do: --train, --evaluate or --generate")
     folder = options.output_dir or runs_folder() / "prior"
     if options.train:
-        prior = run_training(options, folder)
+        path = run_training(options, source_of(options, None), folder)
     else:
         path = options.restore_file or pretrained_path(f"FKP_x{options.sf}.pt")
-        prior = KernelPrior.from_pretrained(options.sf, path)
-        print(f"weights: {path}")
+    prior = KernelPrior.from_pretrained(options.sf, path)
+    print(f"weights: {path}")
     prior = prior.to(pick_device(options.device))
     if options.train or options.evaluate:
-        kernels = validation_kernels(options.sf).to(prior.base_dist_mean.device)
-        nll, error = negative_log_likelihood(prior, kernels)
-        print(f"x{options.sf}: -log p = {nll:.3f} ± {error:.3f} nats per kernel ({len(kernels)} kernels)")
+        evaluate(prior, source_of(options, prior.kernels))
     if options.train or options.generate:
         generator = torch.Generator().manual_seed(options.training.seed)
         samples = prior.sample(100, generator)
         order = torch.argsort(prior.log_prob(samples), descending=True)
-        picture = folder / f"FKP_x{options.sf}_samples.png"
+        kernels = "" if prior.kernels == GAUSSIAN else f"_{prior.kernels}"
+        picture = folder / f"FKP{kernels}_x{options.sf}_samples.png"
         save_kernel_grid(picture, samples[order])
         print(f"samples: {picture}")
     return 0

@@ -1,7 +1,8 @@
 """The kernel prior: latent codes <-> blur kernels, likelihood, and the sphere that codes are kept on."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,49 @@ from blindsr.checkpoints import load_checkpoint, load_state, unwrapped
 from blindsr.kernels import SCALE_FACTORS, gaussian_kernels, kernel_side, normalize, variance_range
 from blindsr.paths import pretrained_path
 from FKP.flow import NormalizingFlow
+from FKP.sources import largest_value
 
-__all__ = ["KernelPrior", "SphericalAdam", "project_to_sphere"]
+__all__ = ["FlowShape", "KernelPrior", "SphericalAdam", "project_to_sphere"]
 
+GAUSSIAN = "gaussian"
+"""What the paper's prior is trained on."""
 DEQUANTISATION = 1 / 720
 """Width of the uniform noise on a normalised kernel (official release)."""
+MOST_NOISE = 0.1
+"""Largest share of that noise in a kernel; that of the official release at x2 to x8 is 0.04 to 0.07."""
+
+
+@dataclass(frozen=True)
+class FlowShape:
+    """Sizes of a prior's flow."""
+
+    side: int
+    """Of the kernels."""
+    hidden: int
+    """Width of the couplings' hidden layers."""
+    blocks: int = 5
+    """Number of blocks."""
+
+    @classmethod
+    def published(cls, scale_factor: int) -> "FlowShape":
+        """That of the paper for a scale factor."""
+        return cls(kernel_side(scale_factor), min(5 * (scale_factor + 1), 25))
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> "FlowShape | None":
+        """That of given weights; None where they are none of a prior, or of one that no machine could hold."""
+        side, first = state.get("kernel_size"), state.get("net.0.s_net.0.weight")
+        blocks = sum(name.endswith(".mask") for name in map(str, state))
+        if not isinstance(side, Tensor) or side.numel() != 1 or not isinstance(first, Tensor) or first.ndim != 2:
+            return None
+        # Tensors on disk can claim any size: they need not hold as many numbers.
+        if float(side) % 2 != 1 or not 3 <= side <= 127 or not 1 <= len(first) <= 2048 or not 1 <= blocks <= 64:
+            return None
+        return cls(int(side), len(first), blocks)
 
 
 class KernelPrior(nn.Module):
-    """Distribution of anisotropic Gaussian kernels of one scale factor (FKP, section 3.2).
+    """Distribution of blur kernels of one scale factor and side (FKP, section 3.2).
 
     >>> prior = KernelPrior.from_pretrained(4)
     >>> kernels = prior.sample(16)                   # 16×1×19×19, each sums to 1
@@ -29,7 +64,10 @@ class KernelPrior(nn.Module):
     (torch.Size([1, 1, 19, 19]), torch.Size([1]))
 
     Args:
-        scale_factor: s; sets the kernel's side, the hidden width and the normalisation.
+        scale_factor: s; the kernels have its published centre.
+        shape: side, width and depth of the flow; without it those of the paper for that scale.
+        kernels: what it is trained on, "gaussian" or another :attr:`~FKP.sources.KernelSource.name`.
+        largest: the largest value of a kernel; without it the narrowest Gaussian's peak.
     """
 
     kernel_size: Tensor
@@ -38,43 +76,67 @@ class KernelPrior(nn.Module):
     base_dist_mean: Tensor
     base_dist_var: Tensor
 
-    def __init__(self, scale_factor: int) -> None:
+    def __init__(
+        self,
+        scale_factor: int,
+        shape: "FlowShape | None" = None,
+        kernels: str = GAUSSIAN,
+        largest: float | None = None,
+    ) -> None:
         super().__init__()
-        self.scale_factor = scale_factor
-        self.side = kernel_side(scale_factor)
+        shape = shape or FlowShape.published(scale_factor)
+        self.scale_factor, self.kernels, self.shape = scale_factor, kernels, shape
+        self.side = shape.side
         self.dimension = self.side**2
+        # N: what no kernel reaches.
+        normalization = round(largest_value(scale_factor) if largest is None else largest, 5) + 0.01
+        # In a large window with a sharp peak the mean of the release's noise would weigh as much as the kernel.
+        self.dequantisation = min(DEQUANTISATION, 2 * MOST_NOISE / (self.dimension * normalization))
         # Names and shapes of the buffers are those of the official files.
         self.register_buffer("kernel_size", torch.tensor([float(self.side)]))
         self.register_buffer("alpha", torch.tensor([1e-6]))
-        self.register_buffer("normalization", torch.tensor([_largest_value(scale_factor)]))
+        self.register_buffer("normalization", torch.tensor([normalization]))
         self.register_buffer("base_dist_mean", torch.zeros(self.dimension))
         self.register_buffer("base_dist_var", torch.ones(self.dimension))
-        self.net = NormalizingFlow(self.dimension, hidden=min(5 * (scale_factor + 1), 25))
+        self.net = NormalizingFlow(self.dimension, shape.hidden, shape.blocks)
 
     @classmethod
-    def from_pretrained(cls, scale_factor: int, path: str | Path | None = None) -> "KernelPrior":
-        """The prior with weights from ``path``, official files included, or with the shipped ones.
+    def from_pretrained(cls, which: int | str | Path, path: str | Path | None = None) -> "KernelPrior":
+        """A trained prior, in evaluation mode, with parameters that require no gradient.
 
-        In evaluation mode, with parameters that require no gradient.
+        Args:
+            which: a scale factor, of the shipped weights or of those in ``path``; or a file alone, which says what it
+                was made for. Official files are told by their side.
+            path: a file, with a scale factor that its prior must have.
 
         Raises:
             FileNotFoundError, ValueError: there is no such file, or it holds other weights (another scale, say).
         """
-        if path is None and scale_factor not in SCALE_FACTORS:
-            raise ValueError(f"no weights ship for x{scale_factor}; there are x2, x3, x4 and x8")
-        path = Path(path or pretrained_path(f"FKP_x{scale_factor}.pt"))
-        state = unwrapped(load_checkpoint(path), path)
-        what = f"an x{scale_factor} kernel prior"
-        side = state.get("kernel_size")
-        expected = kernel_side(scale_factor)
-        if isinstance(side, Tensor) and side.numel() == 1 and int(side) != expected:
-            raise ValueError(
-                f"{path}: made for {int(side)}×{int(side)} kernels, x{scale_factor} has {expected}×{expected}; "
-                "choose the weights of the same scale"
-            )
-        prior = cls(scale_factor)
-        load_state(prior, state, path, what)
+        scale_factor = which if isinstance(which, int) else None
+        if isinstance(which, str | Path):
+            path = Path(which)
+        elif path is None and which not in SCALE_FACTORS:
+            raise ValueError(f"no weights ship for x{which}; there are {', '.join(f'x{s}' for s in SCALE_FACTORS)}")
+        path = Path(path or pretrained_path(f"FKP_x{which}.pt"))
+        content = load_checkpoint(path)
+        state = unwrapped(content, path)
+        shape = FlowShape.of(state)
+        made_for = content.get("scale_factor")
+        if made_for not in SCALE_FACTORS:
+            made_for = next((s for s in SCALE_FACTORS if shape is not None and kernel_side(s) == shape.side), None)
+        if shape is not None:
+            _require_scale(scale_factor, made_for, shape.side, path)
+        kernels = content.get("kernels", GAUSSIAN)
+        prior = cls(made_for or scale_factor or 2, shape, kernels if isinstance(kernels, str) else GAUSSIAN)
+        width = content.get("dequantisation", DEQUANTISATION)
+        prior.dequantisation = width if isinstance(width, float) and 0 < width < 1 else DEQUANTISATION
+        load_state(prior, state, path, f"an x{prior.scale_factor} kernel prior")
         return prior.eval().requires_grad_(False)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What a checkpoint says beside the weights."""
+        return {"scale_factor": self.scale_factor, "kernels": self.kernels, "dequantisation": self.dequantisation}
 
     def _to_logits(self, kernels: Tensor, generator: torch.Generator | None) -> Tensor:
         if kernels.shape[1:] != (1, self.side, self.side):
@@ -84,11 +146,11 @@ class KernelPrior(nn.Module):
             )
         flat = kernels.flatten(1).clamp(min=0) / self.normalization
         if generator is None:
-            flat = flat + 0.5 * DEQUANTISATION
+            flat = flat + 0.5 * self.dequantisation
         else:
             noise = torch.rand(flat.shape, generator=generator, device=generator.device).to(flat)
-            flat = flat + DEQUANTISATION * noise
-        # No Gaussian of the scale's range reaches 1; what does (a single peak, say) gets a finite, low density.
+            flat = flat + self.dequantisation * noise
+        # No kernel that it is trained on reaches 1; what does (a single peak, say) gets a finite, low density.
         return torch.logit(self.alpha + (1 - 2 * self.alpha) * flat.clamp(max=1))
 
     def _from_logits(self, logits: Tensor) -> Tensor:
@@ -149,13 +211,16 @@ class KernelPrior(nn.Module):
         """The fixed code, 1×side² and on the sphere, that the search for a kernel starts from.
 
         Of 1000 draws with a fixed seed the one whose kernel comes closest to an isotropic Gaussian of half the
-        largest variance. A search by pixel loss keeps much of its start: a wide one leaves kernels too wide, an
-        oriented one leaves its orientation in every result.
+        largest variance; of other kernels than Gaussians, to their mean. A search by pixel loss keeps much of its
+        start: a wide one leaves kernels too wide, an oriented one leaves its orientation in every result.
         """
         latents = project_to_sphere(self.sample_latent(1000, torch.Generator().manual_seed(0)))
-        variance = torch.tensor([0.5 * variance_range(self.scale_factor)[1]]).to(latents)
-        target = gaussian_kernels(variance, variance, torch.zeros_like(variance), self.side, self.scale_factor)
-        distances = (self.decode(latents) - target).square().sum(dim=(1, 2, 3))
+        kernels = self.decode(latents)
+        target = kernels.mean(dim=0, keepdim=True)
+        if self.kernels == GAUSSIAN:
+            variance = torch.tensor([0.5 * variance_range(self.scale_factor)[1]]).to(latents)
+            target = gaussian_kernels(variance, variance, torch.zeros_like(variance), self.side, self.scale_factor)
+        distances = (kernels - target).square().sum(dim=(1, 2, 3))
         best = int(distances.argmin())
         return latents[best : best + 1]
 
@@ -201,9 +266,13 @@ class SphericalAdam(torch.optim.Adam):
         return loss
 
 
-def _largest_value(scale_factor: int) -> float:
-    """N: the peak of the narrowest kernel, rounded to 5 decimals, + 0.01; no kernel reaches it."""
-    narrowest = torch.tensor([variance_range(scale_factor)[0]], dtype=torch.float64)
-    theta = torch.zeros_like(narrowest)
-    kernel = gaussian_kernels(narrowest, narrowest, theta, kernel_side(scale_factor), scale_factor)
-    return round(float(kernel.max()), 5) + 0.01
+def _require_scale(asked: int | None, made_for: int | None, side: int, path: Path) -> None:
+    """Raise ValueError unless weights for kernels of ``side`` pixels are those that were asked for."""
+    if asked is None and made_for is None:
+        raise ValueError(f"{path}: does not say for which scale factor its {side}×{side} kernels are; train it again")
+    if asked in (None, made_for):
+        return
+    if asked is not None and kernel_side(asked) != side:
+        expected = f"x{asked} has {kernel_side(asked)}×{kernel_side(asked)}"
+        raise ValueError(f"{path}: made for {side}×{side} kernels, {expected}; choose the weights of the same scale")
+    raise ValueError(f"{path}: made for x{made_for}, not for x{asked}; choose the weights of the same scale")

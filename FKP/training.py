@@ -10,16 +10,19 @@ import torch
 from torch import Tensor
 
 from blindsr.checkpoints import check_resumable, load_checkpoint, save_checkpoint
-from blindsr.checks import require_positive
+from blindsr.checks import require_between, require_positive
 from blindsr.initialization import draw_parameters
-from blindsr.kernels import gaussian_kernels, kernel_side, random_kernels, variance_range
+from blindsr.metrics import kernel_psnr
 from FKP.flow import FlowBatchNorm
-from FKP.prior import KernelPrior
+from FKP.prior import GAUSSIAN, FlowShape, KernelPrior
+from FKP.sources import KernelSource
 
-__all__ = ["PriorSettings", "negative_log_likelihood", "train", "validation_kernels"]
+__all__ = ["PriorSettings", "negative_log_likelihood", "reconstruction", "train", "weights_name"]
 
 CHUNK = 5000
 """Kernels drawn at once while training: many batches, so that drawing costs next to nothing."""
+WIDER, DEEPER = 64, 10
+"""Hidden width and blocks of a flow over other kernels than Gaussians, which have more than three parameters."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,10 @@ class PriorSettings:
     """Kernels per step (paper: 100)."""
     learning_rate: float = 1e-3
     """Rate of Adam (paper: 1e-4), halved at epochs 40, 50, 60, 70, 80 and 90 of 100."""
+    hidden: int | None = None
+    """Width of the flow's hidden layers. None: of Gaussian kernels the paper's (15 to 25), of others 64."""
+    blocks: int | None = None
+    """Blocks of the flow. None: of Gaussian kernels 5 (paper: 5), of others 10."""
     weight_decay: float = 1e-6
     """Weight decay of Adam (paper: 1e-6)."""
     validate_every: int = 5
@@ -43,6 +50,9 @@ class PriorSettings:
 
     def __post_init__(self) -> None:
         require_positive(self, "epochs", "kernels_per_epoch", "learning_rate", "validate_every")
+        for name, most in (("hidden", 2048), ("blocks", 64)):
+            if getattr(self, name) is not None:
+                require_between(self, 1, most, name)
         if self.batch < 2:
             raise ValueError("--batch must be at least 2: batch normalisation needs a variance")
         if self.kernels_per_epoch % self.batch:
@@ -51,22 +61,8 @@ class PriorSettings:
             )
 
 
-def validation_kernels(scale_factor: int) -> Tensor:
-    """The official validation grid: all λ1, λ2 in steps of 0.3 pixels² and θ in steps of 0.2.
-
-    Returns:
-        N×1×k×k float32 (4 624 kernels at x2, 17 424 at x4).
-    """
-    low, high = variance_range(scale_factor)
-    lambdas = torch.arange(low, high + 0.3, 0.3, dtype=torch.float64)
-    thetas = torch.arange(0, math.pi, 0.2, dtype=torch.float64)
-    grid = torch.cartesian_prod(lambdas, lambdas, thetas)
-    kernels = gaussian_kernels(grid[:, 0], grid[:, 1], grid[:, 2], kernel_side(scale_factor), scale_factor)
-    return kernels.float()
-
-
 @torch.no_grad()
-def calibrate(prior: KernelPrior, generator: torch.Generator, count: int = 20_000) -> None:
+def calibrate(prior: KernelPrior, source: KernelSource, generator: torch.Generator, count: int = 20_000) -> None:
     """Set the running statistics of the flow's batch norms to those of ``count`` fresh kernels.
 
     Evaluation and the inverse use the running statistics. An average over the last few batches of 100 is a poor
@@ -79,7 +75,7 @@ def calibrate(prior: KernelPrior, generator: torch.Generator, count: int = 20_00
     prior.train()
     for norm in norms:
         norm.momentum = 0.0
-    prior.log_prob(random_kernels(count, prior.scale_factor, generator), generator)
+    prior.log_prob(source.draw(count, generator), generator)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     prior.train(was_training)
@@ -101,19 +97,38 @@ def negative_log_likelihood(prior: KernelPrior, kernels: Tensor, seed: int = 0) 
     return float(values.mean()), float(2 * values.std() / math.sqrt(len(values)))
 
 
+def reconstruction(prior: KernelPrior, kernels: Tensor) -> Tensor:
+    """Kernel PSNR in dB of the prior's nearest kernels (:meth:`~FKP.prior.KernelPrior.invert`), shape (N,).
+
+    What a search of the latent space can reach at best.
+
+    Args:
+        kernels: N×1×side×side.
+    """
+    found = prior.decode(prior.invert(kernels))
+    return torch.tensor([kernel_psnr(k, true) for k, true in zip(found.split(1), kernels.split(1), strict=True)])
+
+
+def weights_name(source: KernelSource, which: str) -> str:
+    """Name of the file with the ``which`` weights: "best" or "last"."""
+    kernels = "" if source.name == GAUSSIAN else f"_{source.name}"
+    return f"FKP{kernels}_x{source.scale_factor}_{which}.pt"
+
+
 def train(
-    scale_factor: int,
+    source: KernelSource,
     settings: PriorSettings,
     folder: Path,
     device: torch.device,
     resume: Path | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> KernelPrior:
-    """Train a prior; write ``FKP_x<s>_best.pt`` and ``FKP_x<s>_last.pt`` (resumable) into ``folder``.
+    """Train a prior; write its best and last (resumable) weights, :func:`weights_name`, into ``folder``.
 
-    Both hold ``model_state``, so :meth:`KernelPrior.from_pretrained` reads either.
+    Both hold ``model_state`` and what the prior was made for, so :meth:`KernelPrior.from_pretrained` reads either.
 
     Args:
+        source: of the kernels.
         resume: a last checkpoint of the same settings; the run goes on exactly as if it had not been broken off.
         on_epoch: called after every epoch with its log entry: epoch, loss, and nll and error where validated.
 
@@ -121,18 +136,18 @@ def train(
         The trained prior, in evaluation mode.
 
     Raises:
-        ValueError: ``resume`` was made with other settings or for another scale.
+        ValueError: ``resume`` was made with other settings, kernels or for another scale.
     """
-    run = _Run.begin(scale_factor, settings, folder, device)
+    run = _Run.begin(source, settings, folder, device)
     if resume is not None:
         run.resume(resume)
-    validation = validation_kernels(scale_factor).to(device)
+    validation = source.held_out().to(device)
     for epoch in range(run.epoch, settings.epochs):
         entry: dict[str, Any] = {"epoch": epoch + 1, "loss": run.train_one_epoch()}
         if not math.isfinite(entry["loss"]):
             raise ValueError(f"the training diverged in epoch {epoch + 1}; use a smaller --learning-rate")
         if (epoch + 1) % settings.validate_every == 0 or epoch + 1 == settings.epochs:
-            calibrate(run.prior, torch.Generator(device).manual_seed(settings.seed + 1))
+            calibrate(run.prior, source, torch.Generator(device).manual_seed(settings.seed + 1))
             entry["nll"], entry["error"] = negative_log_likelihood(run.prior, validation)
             run.save(entry["nll"])
         if on_epoch is not None:
@@ -140,11 +155,20 @@ def train(
     return run.prior.eval()
 
 
+def _shape(source: KernelSource, settings: PriorSettings) -> FlowShape:
+    """The flow's sizes: as set, else the paper's for Gaussians, larger for others."""
+    published = FlowShape.published(source.scale_factor)
+    if source.name != GAUSSIAN:
+        published = FlowShape(source.side, WIDER, DEEPER)
+    return FlowShape(source.side, settings.hidden or published.hidden, settings.blocks or published.blocks)
+
+
 @dataclass
 class _Run:
     """A training with its state."""
 
     prior: KernelPrior
+    source: KernelSource
     settings: PriorSettings
     folder: Path
     generator: torch.Generator
@@ -157,8 +181,8 @@ class _Run:
     best_state: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def begin(cls, scale_factor: int, settings: PriorSettings, folder: Path, device: torch.device) -> "_Run":
-        prior = KernelPrior(scale_factor)
+    def begin(cls, source: KernelSource, settings: PriorSettings, folder: Path, device: torch.device) -> "_Run":
+        prior = KernelPrior(source.scale_factor, _shape(source, settings), source.name, source.largest)
         draw_parameters(prior, torch.Generator().manual_seed(settings.seed))
         prior = prior.to(device)
         optimizer = torch.optim.Adam(
@@ -166,22 +190,28 @@ class _Run:
         )
         milestones = [max(1, settings.epochs * tenth // 10) for tenth in (4, 5, 6, 7, 8, 9)]
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.5)
-        return cls(prior, settings, folder, torch.Generator(device).manual_seed(settings.seed), optimizer, schedule)
+        generator = torch.Generator(device).manual_seed(settings.seed)
+        return cls(prior, source, settings, folder, generator, optimizer, schedule)
 
     @property
     def identity(self) -> dict[str, Any]:
         """What a resumed training must have in common with the one it goes on with."""
-        return {**asdict(self.settings), "scale_factor": self.prior.scale_factor}
+        return {
+            **asdict(self.settings),
+            "scale_factor": self.source.scale_factor,
+            "kernels": self.source.identity,
+        }
 
     def path(self, which: str) -> Path:
-        return self.folder / f"FKP_x{self.prior.scale_factor}_{which}.pt"
+        return self.folder / weights_name(self.source, which)
 
     def resume(self, path: Path) -> None:
         state = load_checkpoint(path)
-        check_resumable(state, self.identity, path)
+        # What is older than the other kernels was trained on Gaussians.
+        check_resumable(state, self.identity, path, {"kernels": GAUSSIAN, "hidden": None, "blocks": None})
         if state["epoch"] >= self.settings.epochs:
             raise ValueError(f"{path}: this training is finished; its best weights lie beside it")
-        save_checkpoint(self.path("best"), {"model_state": state["best_state"]})
+        save_checkpoint(self.path("best"), {"model_state": state["best_state"], **self.prior.description})
         self.prior.load_state_dict(state["model_state"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
@@ -196,7 +226,7 @@ class _Run:
         chunk = max(1, CHUNK // settings.batch) * settings.batch
         for start in range(0, settings.kernels_per_epoch, chunk):
             count = min(chunk, settings.kernels_per_epoch - start)
-            kernels = random_kernels(count, prior.scale_factor, self.generator)
+            kernels = self.source.draw(count, self.generator)
             for batch in prior._to_logits(kernels, self.generator).split(settings.batch):
                 loss = -prior.log_prob_logits(batch).mean()
                 self.optimizer.zero_grad(set_to_none=True)
@@ -213,9 +243,10 @@ class _Run:
         weights = {key: value.cpu() for key, value in self.prior.state_dict().items()}
         if nll < self.best:
             self.best, self.best_state = nll, weights
-            save_checkpoint(self.path("best"), {"model_state": weights})
+            save_checkpoint(self.path("best"), {"model_state": weights, **self.prior.description})
         state = {
             "model_state": weights,
+            **self.prior.description,
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "generator": self.generator.get_state(),

@@ -14,7 +14,8 @@ import tables
 from blindsr.command import parse, run
 from blindsr.paths import pretrained_path
 from FKP import KernelPrior
-from FKP.training import negative_log_likelihood, validation_kernels
+from FKP.sources import validation_grid
+from FKP.training import negative_log_likelihood
 from logbook import RESULTS, Values, What, fingerprint, measured
 
 
@@ -33,7 +34,7 @@ class Options:
 
 
 def measure(what: What, path: Path) -> Values:
-    kernels = validation_kernels(what["scale"])
+    kernels = validation_grid(what["scale"])
     nll, error = negative_log_likelihood(KernelPrior.from_pretrained(what["scale"], path), kernels, what["seed"])
     return {"nll": round(nll, 3), "two_errors": round(error, 3), "kernels": len(kernels)}
 

@@ -402,6 +402,31 @@ def confidence(results: Path) -> str:
     return markdown(["", "predictions", "expected error", "actual error, rms", "median"], rows)
 
 
+def misfit(results: Path) -> str:
+    """How often the true kernel fits better than another one does."""
+    records = read(results / "misfit.jsonl")
+    rows = []
+    for scale, family in dict.fromkeys((r.what["scale"], r.what["family"]) for r in records):
+        row = pick(records, scale=scale, family=family)
+        for other in row[0].values["misfit"]:
+            if other == "true":
+                continue
+            ratios = [r.values["misfit"][other] / r.values["misfit"]["true"] for r in row]
+            distance = float(np.mean([r.values["kernel_psnr"][other] for r in row]))
+            worse = sum(ratio > 1 for ratio in ratios)
+            cells = [other, number(distance, 1), f"{worse} of {len(row)}", number(float(np.median(ratios)), 2)]
+            rows.append([f"x{scale}", family, *cells])
+    head = [
+        "",
+        "true kernel",
+        "held instead",
+        "kernel PSNR of that",
+        "fits worse",
+        "misfit over the true one's, median",
+    ]
+    return markdown(head, rows)
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "reproduction": reproduction,
     **{name: lambda results, name=name: dataset(results, name) for name in SIZES},  # type: ignore[misc]
@@ -417,6 +442,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "image prior": image_prior,
     "seconds": photograph_seconds,
     "confidence": confidence,
+    "misfit": misfit,
 }
 """What makes each table, by the name between its markers."""
 

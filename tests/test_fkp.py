@@ -9,7 +9,8 @@ from blindsr.kernels import kernel_side, random_kernels
 from blindsr.paths import pretrained_path
 from FKP import KernelPrior, SphericalAdam, project_to_sphere
 from FKP.flow import NormalizingFlow
-from FKP.training import PriorSettings, negative_log_likelihood, train, validation_kernels
+from FKP.sources import Family, validation_grid
+from FKP.training import PriorSettings, negative_log_likelihood, train
 
 OFFICIAL = (2, 3, 4)
 SHIPPED = (2, 3, 4, 8)
@@ -97,7 +98,7 @@ def test_shipped_prior_makes_kernels(scale_factor):
 
 @pytest.mark.parametrize("scale_factor", OFFICIAL)
 def test_shipped_prior_is_at_least_as_likely_as_the_official_one(official, scale_factor):
-    kernels = validation_kernels(scale_factor)
+    kernels = validation_grid(scale_factor)
     ours, _ = negative_log_likelihood(KernelPrior.from_pretrained(scale_factor), kernels)
     theirs, _ = negative_log_likelihood(official(scale_factor), kernels)
     assert ours <= theirs
@@ -127,23 +128,24 @@ def test_the_sphere_has_radius_side_minus_one():
 
 def test_validation_grid_is_the_published_one():
     lambdas = len(np.arange(0.35, 5.3, 0.3))
-    assert len(validation_kernels(2)) == lambdas**2 * len(np.arange(0, math.pi, 0.2))
+    assert len(validation_grid(2)) == lambdas**2 * len(np.arange(0, math.pi, 0.2))
 
 
+GAUSSIAN2 = Family("gaussian", 2)
 SHORT = PriorSettings(epochs=4, kernels_per_epoch=2000, validate_every=2)
 
 
 def test_training_makes_kernels_likelier(tmp_path):
-    kernels = validation_kernels(2)[::20]
+    kernels = validation_grid(2)[::20]
     untrained, _ = negative_log_likelihood(KernelPrior(2), kernels)
-    trained, _ = negative_log_likelihood(train(2, SHORT, tmp_path, torch.device("cpu")), kernels)
+    trained, _ = negative_log_likelihood(train(GAUSSIAN2, SHORT, tmp_path, torch.device("cpu")), kernels)
     assert trained < untrained - 20
     best = KernelPrior.from_pretrained(2, tmp_path / "FKP_x2_best.pt")
     assert negative_log_likelihood(best, kernels)[0] < untrained - 20
 
 
 def test_a_resumed_training_is_exactly_the_unbroken_one(tmp_path):
-    whole = train(2, SHORT, tmp_path / "whole", torch.device("cpu"))
+    whole = train(GAUSSIAN2, SHORT, tmp_path / "whole", torch.device("cpu"))
 
     class Stop(Exception):
         pass
@@ -153,18 +155,18 @@ def test_a_resumed_training_is_exactly_the_unbroken_one(tmp_path):
             raise Stop
 
     with pytest.raises(Stop):
-        train(2, SHORT, tmp_path / "part", torch.device("cpu"), on_epoch=interrupt)
+        train(GAUSSIAN2, SHORT, tmp_path / "part", torch.device("cpu"), on_epoch=interrupt)
     last = tmp_path / "part" / "FKP_x2_last.pt"
     assert load_checkpoint(last)["epoch"] == 2
-    resumed = train(2, SHORT, tmp_path / "part", torch.device("cpu"), resume=last)
+    resumed = train(GAUSSIAN2, SHORT, tmp_path / "part", torch.device("cpu"), resume=last)
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
 
 
 def test_a_finished_training_is_not_resumed(tmp_path):
-    train(2, SHORT, tmp_path, torch.device("cpu"))
+    train(GAUSSIAN2, SHORT, tmp_path, torch.device("cpu"))
     with pytest.raises(ValueError, match="finished"):
-        train(2, SHORT, tmp_path, torch.device("cpu"), resume=tmp_path / "FKP_x2_last.pt")
+        train(GAUSSIAN2, SHORT, tmp_path, torch.device("cpu"), resume=tmp_path / "FKP_x2_last.pt")
 
 
 def test_density_of_a_single_peak_is_finite_and_low():
@@ -179,9 +181,9 @@ def test_density_of_a_single_peak_is_finite_and_low():
 
 
 def test_resuming_with_other_settings_is_refused(tmp_path):
-    train(2, PriorSettings(epochs=1, kernels_per_epoch=200), tmp_path, torch.device("cpu"))
+    train(GAUSSIAN2, PriorSettings(epochs=1, kernels_per_epoch=200), tmp_path, torch.device("cpu"))
     with pytest.raises(ValueError, match=r"FKP_x2_last\.pt"):
-        train(3, SHORT, tmp_path, torch.device("cpu"), resume=tmp_path / "FKP_x2_last.pt")
+        train(Family("gaussian", 3), SHORT, tmp_path, torch.device("cpu"), resume=tmp_path / "FKP_x2_last.pt")
 
 
 def test_bad_weights_are_refused_in_one_line(tmp_path, evil_pickle):
