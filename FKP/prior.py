@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blindsr.checkpoints import load_checkpoint, load_state, unwrapped
@@ -134,6 +135,11 @@ class KernelPrior(nn.Module):
         return prior.eval().requires_grad_(False)
 
     @property
+    def is_published(self) -> bool:
+        """Whether it is of Gaussian kernels of the scale factor's side, as those that a predictor reads."""
+        return self.kernels == GAUSSIAN and self.side == kernel_side(self.scale_factor)
+
+    @property
     def description(self) -> dict[str, Any]:
         """What a checkpoint says beside the weights."""
         return {"scale_factor": self.scale_factor, "kernels": self.kernels, "dequantisation": self.dequantisation}
@@ -225,11 +231,13 @@ class KernelPrior(nn.Module):
         return latents[best : best + 1]
 
     def invert(self, kernel: Tensor) -> Tensor:
-        """The codes, N×side² and on the sphere, whose kernels come closest to given ones, N×1×side×side.
+        """The codes, N×side² and on the sphere, whose kernels come closest to given ones, N×1×k×k.
 
-        Encoding alone is not enough: a noise-free kernel's code lies off the sphere. 100 steps of spherical Adam
-        from there bring Gaussian kernels to about 75 dB.
+        Those of another odd side k are cropped or surrounded by zeros. Encoding alone is not enough: a noise-free
+        kernel's code lies off the sphere. 100 steps of spherical Adam from there bring Gaussian kernels to about
+        75 dB.
         """
+        kernel = in_window(kernel, self.side)
         latent = project_to_sphere(self.encode(kernel)).detach().requires_grad_()
         optimizer = SphericalAdam([latent], lr=0.2)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 100)
@@ -240,6 +248,12 @@ class KernelPrior(nn.Module):
                 optimizer.step()
                 schedule.step()
         return latent.detach()
+
+
+def in_window(kernels: Tensor, side: int) -> Tensor:
+    """N×1×k×k kernels in a window of ``side``, k and it odd; of what is cut off the sum is made 1 again."""
+    margin = (side - kernels.shape[-1]) // 2
+    return kernels if margin == 0 else normalize(F.pad(kernels, (margin,) * 4))
 
 
 def project_to_sphere(latent: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ def _new_fit(settings: dip.DIPSettings, side: int, pictures: int, device: torch.
     lr = torch.rand(pictures, 3, side // 2, side // 2, generator=torch.Generator().manual_seed(0)).to(device)
     kernels = latent_kernels(prior, prior.initial_latent().expand(pictures, -1), settings.kernel_rate, None)
     generators = [torch.Generator().manual_seed(seed) for seed in range(pictures)]
-    return Fit(Target(lr, 2, circular=True), settings, kernels, generators)
+    return Fit(Target(lr, 2, side=11, circular=True), settings, kernels, generators)
 
 
 def _profile(settings: dip.DIPSettings, device: torch.device) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def misfit(lr: Tensor, kernel: Tensor, scale_factor: int, iterations: int) -> li
     """Squared error that is left with a kernel held, after half of the iterations and after all."""
     settings = replace(preset("search"), iterations=iterations, ssim_iterations=iterations // 3, frozen_iterations=0)
     log = SearchLog(iterations, None, "")
-    target = joint_target(lr, scale_factor, settings)
+    target = joint_target(lr, scale_factor, kernel.shape[-1], settings)
     Fit(target, settings, SearchedKernels(lambda: kernel), [torch.Generator().manual_seed(0)]).run(log, {})
     losses = log.of()["losses"]
     return [sum(losses[end - 5 : end]) / 5 for end in (iterations // 2, iterations)]
