@@ -427,6 +427,27 @@ def misfit(results: Path) -> str:
     return markdown(head, rows)
 
 
+def off_distribution(results: Path) -> str:
+    """What is lost where the kernel is none that the prior was trained on."""
+    records = read(results / "off_distribution.jsonl")
+    rows = []
+    for scale, kernels in dict.fromkeys((r.what["scale"], r.what["kernels"]) for r in records):
+        of_kernels = [record for record in records if record.what["kernels"] == kernels]
+        best = mean(pick(of_kernels, scale=scale, method="oracle"), "psnr")
+        for prior, method in dict.fromkeys((r.what["prior"], r.what["method"]) for r in of_kernels):
+            row = pick(of_kernels, scale=scale, method=method, prior=prior)
+            psnr, gap = mean(row, "psnr"), None
+            if psnr is not None and best is not None and method != "oracle":
+                gap = psnr - best
+            doubted = [record.values["doubted"] for record in row if "doubted" in record.values]
+            told = f"{sum(doubted)} of {len(doubted)}" if doubted else ""
+            name = method if prior == "shipped" else f"{method}, {prior} prior"
+            cells = [str(pictures(row)), number(mean(row, "kernel_psnr"), 2), number(psnr, 2), number(gap, 2, "+")]
+            rows.append([f"x{scale}", kernels, name, *cells, told])
+    head = ["", "kernels", "method", "pictures", "kernel PSNR", "PSNR", "gap to oracle", "doubted"]
+    return markdown(head, rows)
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "reproduction": reproduction,
     **{name: lambda results, name=name: dataset(results, name) for name in SIZES},  # type: ignore[misc]
@@ -443,6 +464,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "seconds": photograph_seconds,
     "confidence": confidence,
     "misfit": misfit,
+    "off distribution": off_distribution,
 }
 """What makes each table, by the name between its markers."""
 

@@ -19,6 +19,8 @@ from blindsr.kernel_files import write_kernel
 from blindsr.kernels import random_kernels
 from blindsr.metrics import kernel_psnr
 from blindsr.paths import data_folder
+from FKP.sources import kernel_source
+from FKP.training import PriorSettings, train
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 TEXT = "\n".join(page.read_text() for page in PAGES)
@@ -38,6 +40,7 @@ QUICK = {
     r"cd NonblindSR .*--evaluate": "--dataset {tmp}/Set5",
     r"cd NonblindSR .*-c ": "",
     r"cd FKP && python main.py --train": "--epochs 1 --kernels-per-epoch 200 -o {tmp}/out",
+    r"cd FKP && python main.py --evaluate": "",
     r"cd KernelPredictor .*--train": "--steps 1 --crops 16 --pixels 1024 --held-out 1 --scales 2 -o {tmp}/out",
     r"cd KernelPredictor .*--evaluate": "--crops 16 --pixels 1024 --held-out 1 --scales 2",
     r"prepare_dataset": "",
@@ -51,6 +54,9 @@ QUICK = {
     r"benchmarks/image_prior": f"--sides 32 --steps 1 {RESULTS}",
     r"benchmarks/estimators": f"--methods 'DIP-FKP, prediction' --scales 2 --seeds 0 --pictures coins {RESULTS}",
     r"benchmarks/photographs": f"--scales 4 --no-oracles --kinds clean {RESULTS}",
+    r"benchmarks/misfit": f"--families motion --photographs 1 --held-out 1 --iterations 6 {RESULTS}",
+    r"benchmarks/off_distribution": f"--methods bicubic prediction --photographs 1 --held-out 1 {RESULTS}",
+    r"benchmarks/families": "",
     r"benchmarks/tables": "",
 }
 """What makes each command short: the first pattern found in it decides. An -o of its own is kept."""
@@ -76,6 +82,11 @@ def small(tmp_path_factory, picture):
         write_image(tmp / "photographs" / name, np.kron(pixels, np.ones((7, 7, 1), np.uint8)))
     write_kernel(tmp / "k.mat", random_kernels(1, 3, torch.Generator().manual_seed(0)))
     shutil.copytree(data_folder() / "pretrained_models", tmp / "official")
+    (tmp / "kernels").mkdir()
+    for i, kernel in enumerate(random_kernels(12, 2, torch.Generator().manual_seed(0)).split(1)):
+        write_kernel(tmp / "kernels" / f"{i}.mat", kernel)
+    settings = PriorSettings(epochs=1, kernels_per_epoch=200)
+    train(kernel_source(str(tmp / "kernels"), 2), settings, tmp / "mine", torch.device("cpu"))
     for stage in ("first", "second", "eighth", "ninth", "tenth", "photo_first"):
         (tmp / stage).mkdir()
         for name in ("usrnet_tiny.pth", "usrnet_tiny_photo.pth", "kernel_predictor.pth"):
