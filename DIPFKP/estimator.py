@@ -16,7 +16,6 @@ from blindsr.estimation import Checkpoint, Estimate, OnStep, SearchLog
 from blindsr.kernels import kernel_side
 from DIPFKP.fit import Fit, SearchedKernels, baseline_kernels, fit_both, latent_kernels, ssim
 from DIPFKP.settings import DIPModel, DIPSettings, preset
-from DIPFKP.starts import predicted_start
 from DIPFKP.target import Target, joint_target, textured_crop
 from FKP import KernelPrior
 from KernelPredictor import KernelPredictor
@@ -104,7 +103,7 @@ class DIPEstimator:
         advice = "use a smaller --image-rate or --kernel-rate"
         log = SearchLog(total, on_step, advice, fetch_interval(joint.lr.device), checkpoint)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        kernels, predictions = self._start(lrs, joint, generators)
+        kernels, predictions = self._start(lrs, scale_factor, generators)
         # Made in any case: the draws of a refit come after its.
         fit = Fit(joint, settings, kernels, generators) if settings.iterations else None
 
@@ -136,7 +135,7 @@ class DIPEstimator:
         """
         by_size: dict[tuple[object, ...], list[int]] = {}
         for index, lr in enumerate(lrs):
-            target = joint_target(lr, scale_factor, self._side(scale_factor), self._settings())
+            target = joint_target(lr, scale_factor, self._settings())
             whole = lr.shape if self.want_image else None
             by_size.setdefault((target.lr.shape, target.circular, whole), []).append(index)
         return list(by_size.values())
@@ -160,25 +159,21 @@ class DIPEstimator:
 
     def _targets(self, lrs: Sequence[Tensor], scale_factor: int) -> tuple[Target, Target]:
         """What the kernels are searched on, and the whole images, of one of :meth:`groups`."""
-        settings, side = self._settings(), self._side(scale_factor)
-        targets = [joint_target(lr, scale_factor, side, settings) for lr in lrs]
+        settings = self._settings()
+        targets = [joint_target(lr, scale_factor, settings) for lr in lrs]
         joint = replace(targets[0], lr=torch.cat([target.lr for target in targets]))
         # Without an image to fit only the first one's size counts.
         lr = torch.cat(list(lrs)) if self.want_image else lrs[0]
-        return joint, Target(lr, scale_factor, side, settings.circular)
-
-    def _side(self, scale_factor: int) -> int:
-        """Of the kernels that are looked for."""
-        return kernel_side(scale_factor) if self.prior is None else self.prior.side
+        return joint, Target(lr, scale_factor, settings.circular)
 
     def _start(
-        self, lrs: Sequence[Tensor], joint: Target, generators: Sequence[torch.Generator]
+        self, lrs: Sequence[Tensor], scale_factor: int, generators: Sequence[torch.Generator]
     ) -> tuple[SearchedKernels, list[dict[str, Any]]]:
         """The kernels that the search begins with, and what an estimate says of them where they are predicted."""
-        settings, device = self._settings(), joint.lr.device
+        settings, device = self._settings(), lrs[0].device
         unknown: list[dict[str, Any]] = [{}] * len(lrs)
         if self.model != "DIPFKP":
-            return baseline_kernels(self.model, joint.side, generators, device), unknown
+            return baseline_kernels(self.model, kernel_side(scale_factor), generators, device), unknown
         if self.prior is None:
             raise ValueError("DIPFKP needs a kernel prior")
         if settings.start != "predicted":
@@ -186,7 +181,10 @@ class DIPEstimator:
             return latent_kernels(self.prior, latent, settings.kernel_rate, None), unknown
         if self.predictor is None:
             raise ValueError('a start that is "predicted" needs a kernel predictor')
-        return predicted_start(self.prior, self.predictor, lrs, joint, settings, generators)
+        predictions = [self.predictor.predict(lr, scale_factor) for lr in lrs]
+        predicted = torch.cat([prediction.kernel for prediction in predictions]).to(device)
+        kernels = latent_kernels(self.prior, self.prior.invert(predicted), settings.kernel_rate, predicted)
+        return kernels, [prediction.findings for prediction in predictions]
 
     def _refit_settings(self, covered: bool) -> DIPSettings | None:
         """Those of the fit that a wanted image takes after the joint one; None where that makes it (``covered``)."""

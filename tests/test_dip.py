@@ -10,18 +10,13 @@ from skimage.registration import phase_cross_correlation
 
 import DIPFKP.estimator
 from blindsr.degradation import border, degrade
-from blindsr.estimation import SearchLog
 from blindsr.images import read_image
-from blindsr.initialization import draw_parameters
 from blindsr.kernels import gaussian_kernels, kernel_side
 from blindsr.metrics import kernel_psnr
 from DIPFKP.estimator import DIPEstimator, DIPSettings, estimate, preset, pretrained_estimator, ssim, textured_crop
-from DIPFKP.fit import Fit, latent_kernels
+from DIPFKP.fit import Fit
 from DIPFKP.network import ImagePrior, scales_for
-from DIPFKP.starts import STARTS, best_start
-from DIPFKP.target import joint_target
-from FKP import KernelPrior, project_to_sphere
-from FKP.prior import FlowShape
+from FKP import KernelPrior
 from KernelPredictor import KernelPredictor
 
 SHORT = DIPSettings(
@@ -338,43 +333,3 @@ def test_the_time_of_a_large_picture_is_said_beforehand(caplog):
     with pytest.raises(Started):
         estimator(torch.rand(1, 3, 160, 160), 2, seed=0, on_step=start)
     assert re.search(r"without --SR .* 3\d\d×3\d\d picture, in about \d+ minutes", caplog.text)
-
-
-@pytest.fixture(scope="module")
-def other_prior():
-    """A prior of kernels that no predictor reads, 15×15 at x2; as drawn, it makes something like noise."""
-    prior = KernelPrior(2, FlowShape(15, hidden=8, blocks=2), "own").eval().requires_grad_(False)
-    draw_parameters(prior, torch.Generator().manual_seed(1))
-    return prior
-
-
-def test_a_search_under_another_prior_starts_at_the_best_of_several(blurred, other_prior):
-    lr, _ = blurred
-    predicted = gaussian_kernels(*torch.tensor([[1.5], [1.0], [0.3]]), kernel_side(2), 2)
-    target, generator = joint_target(lr, 2, 15, SHORT), torch.Generator().manual_seed(5)
-    start = best_start(target, SHORT, other_prior, predicted, generator)
-    drawn = project_to_sphere(other_prior.sample_latent(STARTS - 1, torch.Generator().manual_seed(5)))
-    brief, found = dataclasses.replace(SHORT, iterations=6, ssim_iterations=1, frozen_iterations=1), []
-    for latent in [other_prior.invert(predicted), *drawn.split(1)]:
-        kernels, log = latent_kernels(other_prior, latent, SHORT.kernel_rate, None), SearchLog(6, None, "")
-        Fit(target, brief, kernels, [torch.Generator().manual_seed(5)]).run(log, {})
-        found.append((sum(log.of()["losses"][1:]), kernels.optimizer.param_groups[0]["params"][0]))
-    # Adam enlarges rounding, and the starts lie apart by 15 or so.
-    ended = min(found, key=lambda each: each[0])[1].detach()
-    torch.testing.assert_close(start, ended, atol=0.1, rtol=0)
-    assert torch.equal(torch.rand(1, generator=generator), torch.rand(1, generator=torch.Generator().manual_seed(5)))
-
-
-def test_kernels_of_any_side_are_searched(blurred, other_prior):
-    lr, _ = blurred
-    predictor = KernelPredictor.from_pretrained()
-    settings = dataclasses.replace(SHORT, start="predicted", iterations=6, ssim_iterations=2, frozen_iterations=2)
-    found = estimate(lr, 2, prior=other_prior, predictor=predictor, settings=settings)
-    assert found.kernel.shape == (1, 1, 15, 15)
-    assert float(found.kernel.sum()) == pytest.approx(1, abs=1e-5)
-    # What the predictor says of Gaussians is not said of other kernels.
-    assert found.expected_error is None
-    again = estimate(lr, 2, prior=other_prior, predictor=predictor, settings=settings)
-    assert torch.equal(again.kernel, found.kernel)
-    whole = dataclasses.replace(settings, start="fixed")
-    assert estimate(lr, 2, prior=other_prior, settings=whole, want_image=True).image.shape[-2:] == (72, 96)
