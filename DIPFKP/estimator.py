@@ -18,6 +18,7 @@ from DIPFKP.fit import Fit, SearchedKernels, baseline_kernels, fit_both, latent_
 from DIPFKP.settings import DIPModel, DIPSettings, preset
 from DIPFKP.target import Target, joint_target, textured_crop
 from FKP import KernelPrior
+from FKP.prior import in_window
 from KernelPredictor import KernelPredictor
 
 __all__ = [
@@ -135,7 +136,7 @@ class DIPEstimator:
         """
         by_size: dict[tuple[object, ...], list[int]] = {}
         for index, lr in enumerate(lrs):
-            target = joint_target(lr, scale_factor, self._settings())
+            target = joint_target(lr, scale_factor, self._side(scale_factor), self._settings())
             whole = lr.shape if self.want_image else None
             by_size.setdefault((target.lr.shape, target.circular, whole), []).append(index)
         return list(by_size.values())
@@ -159,12 +160,16 @@ class DIPEstimator:
 
     def _targets(self, lrs: Sequence[Tensor], scale_factor: int) -> tuple[Target, Target]:
         """What the kernels are searched on, and the whole images, of one of :meth:`groups`."""
-        settings = self._settings()
-        targets = [joint_target(lr, scale_factor, settings) for lr in lrs]
+        settings, side = self._settings(), self._side(scale_factor)
+        targets = [joint_target(lr, scale_factor, side, settings) for lr in lrs]
         joint = replace(targets[0], lr=torch.cat([target.lr for target in targets]))
         # Without an image to fit only the first one's size counts.
         lr = torch.cat(list(lrs)) if self.want_image else lrs[0]
-        return joint, Target(lr, scale_factor, settings.circular)
+        return joint, Target(lr, scale_factor, side, settings.circular)
+
+    def _side(self, scale_factor: int) -> int:
+        """Of the kernels that are looked for."""
+        return kernel_side(scale_factor) if self.prior is None else self.prior.side
 
     def _start(
         self, lrs: Sequence[Tensor], scale_factor: int, generators: Sequence[torch.Generator]
@@ -173,7 +178,7 @@ class DIPEstimator:
         settings, device = self._settings(), lrs[0].device
         unknown: list[dict[str, Any]] = [{}] * len(lrs)
         if self.model != "DIPFKP":
-            return baseline_kernels(self.model, kernel_side(scale_factor), generators, device), unknown
+            return baseline_kernels(self.model, self._side(scale_factor), generators, device), unknown
         if self.prior is None:
             raise ValueError("DIPFKP needs a kernel prior")
         if settings.start != "predicted":
@@ -182,10 +187,11 @@ class DIPEstimator:
         if self.predictor is None:
             raise ValueError('a start that is "predicted" needs a kernel predictor')
         predictions = [self.predictor.predict(lr, scale_factor) for lr in lrs]
-        predicted = torch.cat([prediction.kernel for prediction in predictions]).to(device)
+        predicted = torch.cat([in_window(each.kernel, self.prior.side) for each in predictions]).to(device)
         errors = torch.tensor([prediction.expected_error for prediction in predictions]).to(predicted)
         kernels = latent_kernels(self.prior, self.prior.invert(predicted), settings.kernel_rate, predicted, errors)
-        return kernels, [prediction.findings for prediction in predictions]
+        known = self.prior.is_published  # an expected error is one of Gaussians
+        return kernels, [each.findings if known else {"sigma": each.sigma} for each in predictions]
 
     def _refit_settings(self, covered: bool) -> DIPSettings | None:
         """Those of the fit that a wanted image takes after the joint one; None where that makes it (``covered``)."""

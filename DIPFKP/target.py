@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blindsr.degradation import border, centre_crop
-from blindsr.kernels import kernel_side
 from DIPFKP.settings import DIPSettings
 
 __all__ = ["Target", "joint_target", "textured_crop"]
@@ -19,13 +18,15 @@ class Target:
     lr: Tensor
     """P×3×h×w in [0, 1], one image for each picture."""
     scale_factor: int
+    side: int
+    """Of the kernels, in HR pixels."""
     circular: bool
     """The images have periodic boundaries. If not, the networks' reach as far beyond ``lr`` as the kernel."""
 
     @property
     def beyond(self) -> int:
         """HR pixels by which the networks' images reach beyond those of ``lr`` on each side."""
-        outside = 0 if self.circular else border(kernel_side(self.scale_factor), self.scale_factor)
+        outside = 0 if self.circular else border(self.side, self.scale_factor)
         return outside * self.scale_factor
 
     @property
@@ -48,13 +49,12 @@ def textured_crop(lr: Tensor, side: int) -> Tensor:
     return lr[..., top : top + rows, left : left + cols]
 
 
-def joint_target(lr: Tensor, scale_factor: int, settings: DIPSettings) -> Target:
+def joint_target(lr: Tensor, scale_factor: int, side: int, settings: DIPSettings) -> Target:
     """What the kernel is estimated on: the pixels of a crop that do not see beyond it, or the whole picture.
 
     Raises:
         ValueError: the picture cannot hold the kernel.
     """
-    side = kernel_side(scale_factor)
     height, width = lr.shape[-2:]
     if min(height, width) * scale_factor < side:
         raise ValueError(
@@ -66,5 +66,5 @@ def joint_target(lr: Tensor, scale_factor: int, settings: DIPSettings) -> Target
     crop = take(lr, max(settings.crop // scale_factor, -(-side // scale_factor), 2 * outside + 1))
     if crop.shape == lr.shape or min(crop.shape[-2:]) <= 4 * outside:
         # No crop where its border, which does not count, would be half of it.
-        return Target(lr, scale_factor, settings.circular)
-    return Target(crop[..., outside:-outside, outside:-outside], scale_factor, circular=False)
+        return Target(lr, scale_factor, side, settings.circular)
+    return Target(crop[..., outside:-outside, outside:-outside], scale_factor, side, circular=False)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blindsr.kernel_families import FAMILIES
-from blindsr.kernel_files import pad_to_odd, read_kernel
+from blindsr.kernel_files import pad_to_odd, read_kernel, read_scale_factor
 from blindsr.kernels import as_kernel, centre, gaussian_kernels, kernel_side, normalize, variance_range
 
 __all__ = ["Family", "KernelFolder", "KernelSource", "kernel_source", "largest_value", "validation_grid"]
@@ -182,7 +182,7 @@ class KernelFolder:
                 folder,
                 len(paths),
             )
-        kernels = torch.cat(_same_side([(path, _read(path)) for path in paths]))
+        kernels = torch.cat(_same_side([(path, _read(path, scale_factor)) for path in paths]))
         middle = centre(kernels, 1)
         lost = 1 - middle.sum(dim=(1, 2, 3))
         if float(lost.max()) > LOST:
@@ -248,9 +248,12 @@ def _turned(kernels: Tensor, angle: Tensor, factor: Tensor) -> Tensor:
     return torch.where((kept < 1 - LOST).view(-1, 1, 1, 1), kernels, normalize(taken))
 
 
-def _read(path: Path) -> Tensor:
+def _read(path: Path, scale_factor: int) -> Tensor:
     """One kernel, 1×1×k×k float64, sum 1, not negative."""
     if path.suffix.lower() != ".png":
+        found_at = read_scale_factor(path)
+        if found_at not in (None, scale_factor):
+            raise ValueError(f"{path}: was found at x{found_at}, not at x{scale_factor}; use --sf {found_at}")
         kernel = read_kernel(path)
     else:
         data = np.frombuffer(path.read_bytes(), dtype=np.uint8)

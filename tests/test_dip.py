@@ -17,6 +17,7 @@ from DIPFKP.estimator import DIPEstimator, DIPSettings, estimate, preset, pretra
 from DIPFKP.fit import Fit
 from DIPFKP.network import ImagePrior, scales_for
 from FKP import KernelPrior
+from FKP.prior import FlowShape
 from KernelPredictor import KernelPredictor
 
 SHORT = DIPSettings(
@@ -333,3 +334,19 @@ def test_the_time_of_a_large_picture_is_said_beforehand(caplog):
     with pytest.raises(Started):
         estimator(torch.rand(1, 3, 160, 160), 2, seed=0, on_step=start)
     assert re.search(r"without --SR .* 3\d\d×3\d\d picture, in about \d+ minutes", caplog.text)
+
+
+def test_kernels_of_any_side_are_searched(blurred):
+    lr, _ = blurred
+    prior = KernelPrior(2, FlowShape(15, hidden=8, blocks=2), "own").eval().requires_grad_(False)
+    predictor = KernelPredictor.from_pretrained()
+    settings = dataclasses.replace(SHORT, start="predicted", iterations=6, ssim_iterations=2, frozen_iterations=2)
+    found = estimate(lr, 2, prior=prior, predictor=predictor, settings=settings)
+    assert found.kernel.shape == (1, 1, 15, 15)
+    assert float(found.kernel.sum()) == pytest.approx(1, abs=1e-5)
+    nearest = prior.decode(prior.invert(predictor.predict(lr, 2).kernel))
+    torch.testing.assert_close(found.path[0][1], nearest)
+    # What the predictor expects is said of Gaussians.
+    assert found.expected_error is None
+    fixed = dataclasses.replace(settings, start="fixed")
+    assert estimate(lr, 2, prior=prior, settings=fixed, want_image=True).image.shape[-2:] == (72, 96)
