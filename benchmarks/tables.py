@@ -469,6 +469,17 @@ def off_distribution(results: Path) -> str:
     return markdown(head, rows)
 
 
+def known_picture(results: Path) -> str:
+    """Kernels found where the picture is known, under each prior."""
+    records = read(results / "known_picture.jsonl")
+    priors = list(dict.fromkeys(record.what["prior"] for record in records))
+    rows = []
+    for scale, kernels in dict.fromkeys((r.what["scale"], r.what["kernels"]) for r in records):
+        found = [pick(records, scale=scale, kernels=kernels, prior=prior) for prior in priors]
+        rows.append([f"x{scale}", kernels, *(number(mean(row, "kernel_psnr"), 1) for row in found)])
+    return markdown(["", "true kernels", *(f"{prior} prior" for prior in priors)], rows)
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "reproduction": reproduction,
     **{name: lambda results, name=name: dataset(results, name) for name in SIZES},  # type: ignore[misc]
@@ -487,6 +498,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "confidence": confidence,
     "misfit": misfit,
     "off distribution": off_distribution,
+    "known picture": known_picture,
 }
 """What makes each table, by the name between its markers."""
 

@@ -12,6 +12,7 @@ from PIL import Image
 from blindsr.kernel_families import FAMILIES, random_disk_kernels
 from blindsr.kernels import centre_of_mass, kernel_side
 from blindsr.metrics import kernel_psnr
+from blindsr.paths import pretrained_path
 from FKP import KernelPrior
 from FKP.prior import FlowShape
 from FKP.sources import Family, KernelFolder, kernel_source
@@ -165,3 +166,17 @@ def test_a_sharp_kernel_in_a_large_window_is_more_than_its_noise():
     decoded = prior.decode(prior.encode(peak))
     assert float(decoded[0, 0, 16, 16]) == pytest.approx(1 / 1.1, abs=0.02)
     assert KernelPrior(2).dequantisation == 1 / 720
+
+
+def test_the_shipped_mixed_prior_holds_kernels_that_it_has_not_seen():
+    prior = KernelPrior.from_pretrained(pretrained_path("FKP_mixed_x2.pt"))
+    assert (prior.scale_factor, prior.side, prior.kernels) == (2, 11, "mixed")
+    for name in ("gaussian", "motion", "disk"):
+        near = reconstruction(prior, Family(name, 2).draw(8, torch.Generator().manual_seed(123)))
+        assert near.min() > 45, name
+    noise = torch.rand(8, 1, 11, 11, generator=torch.Generator().manual_seed(0))
+    noise = noise / noise.sum((1, 2, 3), keepdim=True)
+    motion = Family("motion", 2).draw(8, torch.Generator().manual_seed(123))
+    shipped = KernelPrior.from_pretrained(2)
+    assert prior.log_prob(motion).min() > prior.log_prob(noise).max()
+    assert prior.log_prob(motion).mean() > shipped.log_prob(motion).mean() + 100

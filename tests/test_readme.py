@@ -57,6 +57,7 @@ QUICK = {
     r"benchmarks/photographs": f"--scales 4 --no-oracles --kinds clean {RESULTS}",
     r"benchmarks/misfit": f"--families motion --photographs 1 --held-out 1 --iterations 6 {RESULTS}",
     r"benchmarks/off_distribution": f"--methods bicubic prediction --photographs 1 --held-out 1 {RESULTS}",
+    r"benchmarks/known_picture": f"--photographs 1 --held-out 1 {RESULTS}",
     r"benchmarks/families": "",
     r"benchmarks/tables": "",
     r"benchmarks/figures": "--output {tmp}/figures",

@@ -1,0 +1,86 @@
+"""Kernels found where the sharp picture is known, as of a calibration chart, under one prior and another.
+
+Least squares on the LR pixels over the latent code, from the prior's fixed start. The picture is the middle 96×96
+pixels of a photograph; kernels are those of off_distribution.py. Each run is a record in --results and not repeated.
+
+python benchmarks/known_picture.py --images ../photographs/predictor/
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+from torch import Tensor
+
+import tables
+from blindsr.command import parse, run
+from blindsr.degradation import centre_crop, degrade, quantize
+from blindsr.metrics import kernel_psnr
+from blindsr.paths import pretrained_path
+from blindsr.training.photographs import hold_out, read_photographs
+from FKP import KernelPrior, SphericalAdam
+from logbook import RESULTS, Values, What, fingerprint, measured
+from off_distribution import RECIPES
+
+SIDE, STEPS, RATE = 96, 150, 0.3
+KERNELS = ("Gaussian", "out of focus", "motion")
+PRIORS = {"gaussian": "FKP_x2.pt", "mixed": "FKP_mixed_x2.pt"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``python benchmarks/known_picture.py`` takes."""
+
+    images: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """Photographs; the last by name are taken."""
+    photographs: int = 5
+    """How many, evenly out of the last 40."""
+    held_out: int = 40
+    """As in the predictor's training."""
+    results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = RESULTS
+    """Folder of the records."""
+
+
+def find(prior: KernelPrior, hr: Tensor, lr: Tensor, scale_factor: int) -> Tensor:
+    """The prior's kernel, 1×1×k×k, that makes ``lr`` of ``hr``."""
+    latent = prior.initial_latent().requires_grad_()
+    optimizer = SphericalAdam([latent], lr=RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        (degrade(hr, prior.decode(latent), scale_factor) - lr).square().mean().backward()
+        optimizer.step()
+        schedule.step()
+    return prior.decode(latent).detach()
+
+
+def measure(what: What, pictures: list[Tensor]) -> Values:
+    """One photograph, in this process."""
+    hr, scale_factor = pictures[what["picture"]], what["scale"]
+    true = RECIPES[what["kernels"]](scale_factor, 1000 + what["picture"])
+    prior = KernelPrior.from_pretrained(scale_factor, pretrained_path(PRIORS[what["prior"]]))
+    found = find(prior, hr, quantize(degrade(hr, true, scale_factor)), scale_factor)
+    return {"kernel_psnr": round(kernel_psnr(found, true), 3)}
+
+
+def main() -> int:
+    options = parse(Options, __doc__ or "")
+    _, held_out = hold_out(read_photographs(options.images, SIDE), options.held_out)
+    chosen = (held_out[int(index * len(held_out) / options.photographs)] for index in range(options.photographs))
+    pictures = [centre_crop(photograph, SIDE)[None].float() / 255 for photograph in chosen]
+    rows = []
+    for prior, name in PRIORS.items():
+        mark = fingerprint(options.photographs, pretrained_path(name))
+        for kernels in KERNELS:
+            what = {"scale": 2, "kernels": kernels, "prior": prior, "fingerprint": mark}
+            rows += [what | {"picture": index} for index in range(options.photographs)]
+    measured(options.results / "known_picture.jsonl", [rows], partial(measure, pictures=pictures))
+    print(tables.known_picture(options.results))
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
