@@ -41,6 +41,7 @@ QUICK = {
     r"cd NonblindSR .*-c ": "",
     r"cd FKP && python main.py --train": "--epochs 1 --kernels-per-epoch 200 -o {tmp}/out",
     r"cd FKP && python main.py --evaluate": "",
+    r"cd FKP && python main.py --generate": "-o {tmp}/out",
     r"cd KernelPredictor .*--train": "--steps 1 --crops 16 --pixels 1024 --held-out 1 --scales 2 -o {tmp}/out",
     r"cd KernelPredictor .*--evaluate": "--crops 16 --pixels 1024 --held-out 1 --scales 2",
     r"prepare_dataset": "",
