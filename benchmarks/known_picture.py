@@ -23,10 +23,9 @@ from blindsr.paths import pretrained_path
 from blindsr.training.photographs import hold_out, read_photographs
 from FKP import KernelPrior, SphericalAdam
 from logbook import RESULTS, Values, What, fingerprint, measured
-from off_distribution import RECIPES
+from off_distribution import RECIPES, require_recipes
 
 SIDE, STEPS, RATE = 96, 150, 0.3
-KERNELS = ("Gaussian", "out of focus", "motion")
 PRIORS = {"gaussian": "FKP_x2.pt", "mixed": "FKP_mixed_x2.pt"}
 
 
@@ -36,6 +35,8 @@ class Options:
 
     images: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Photographs; the last by name are taken."""
+    kernels: tuple[str, ...] = ("Gaussian", "out of focus", "motion")
+    """Which recipes of off_distribution.py."""
     photographs: int = 5
     """How many, evenly out of the last 40."""
     held_out: int = 40
@@ -68,13 +69,14 @@ def measure(what: What, pictures: list[Tensor]) -> Values:
 
 def main() -> int:
     options = parse(Options, __doc__ or "")
+    require_recipes(options.kernels)
     _, held_out = hold_out(read_photographs(options.images, SIDE), options.held_out)
     chosen = (held_out[int(index * len(held_out) / options.photographs)] for index in range(options.photographs))
     pictures = [centre_crop(photograph, SIDE)[None].float() / 255 for photograph in chosen]
     rows = []
     for prior, name in PRIORS.items():
         mark = fingerprint(options.photographs, pretrained_path(name))
-        for kernels in KERNELS:
+        for kernels in options.kernels:
             what = {"scale": 2, "kernels": kernels, "prior": prior, "fingerprint": mark}
             rows += [what | {"picture": index} for index in range(options.photographs)]
     measured(options.results / "known_picture.jsonl", [rows], partial(measure, pictures=pictures))

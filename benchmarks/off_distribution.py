@@ -8,7 +8,7 @@ repeated.
 python benchmarks/off_distribution.py --images ../photographs/predictor/
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -88,6 +88,13 @@ class Options:
     """Folder of the records."""
 
 
+def require_recipes(names: Sequence[str]) -> None:
+    """Raise ValueError unless each of ``names`` is one of :data:`RECIPES`."""
+    unknown = [name for name in names if name not in RECIPES]
+    if unknown:
+        raise ValueError(f"--kernels '{unknown[0]}': take some of {', '.join(RECIPES)}")
+
+
 @cache
 def network(path: Path) -> USRNet:
     return USRNet.from_pretrained(path).to(pick_device())
@@ -119,9 +126,7 @@ def measure(what: What, pictures: list[Tensor], path: Path, path_prior: Path | N
 
 def main() -> int:
     options = parse(Options, __doc__ or "")
-    unknown = [name for name in options.kernels if name not in RECIPES]
-    if unknown:
-        raise ValueError(f"--kernels '{unknown[0]}': take some of {', '.join(RECIPES)}")
+    require_recipes(options.kernels)
     _, held_out = hold_out(read_photographs(options.images, SIDE), options.held_out)
     chosen = (held_out[int(index * len(held_out) / options.photographs)] for index in range(options.photographs))
     pictures = [centre_crop(photograph, SIDE)[None].float() / 255 for photograph in chosen]
