@@ -33,10 +33,10 @@ from blindsr.estimation import (
     is_resumable,
     place,
 )
-from blindsr.figures import save_kernel_comparison
 from blindsr.files import move_file
 from blindsr.images import read_image, read_picture, to_uint8, write_like
 from blindsr.kernel_files import read_kernel, write_kernel
+from blindsr.kernel_shape import save_kernel_comparison
 from blindsr.metrics import kernel_psnr, psnr_ssim_y
 from blindsr.restoration import Padding, enlarge, restore
 
