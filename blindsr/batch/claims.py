@@ -17,8 +17,8 @@ from blindsr.batch.inputs import Item
 from blindsr.batch.records import Records, hash_inputs
 from blindsr.batch.results import Result, from_record
 from blindsr.batch.steps import Job, Loaded, load
-from blindsr.command import end_if_interrupted
 from blindsr.devices import release_memory
+from blindsr.interruption import end_if_interrupted
 
 __all__ = ["Claims", "Work", "one_line", "out_of_memory"]
 

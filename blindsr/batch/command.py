@@ -24,10 +24,11 @@ from blindsr.batch.report import write_report
 from blindsr.batch.results import Result
 from blindsr.batch.run import Job, process
 from blindsr.batch.summary import write_summary
-from blindsr.command import Bar, end_if_interrupted, given
+from blindsr.command import Bar, given
 from blindsr.devices import gains_from_bfloat16, pick_device
 from blindsr.estimation import Estimator, NoiseEstimator, NonblindSR, OnStep, can_batch
 from blindsr.files import probe_folder
+from blindsr.interruption import end_if_interrupted
 from blindsr.paths import data_folder
 from blindsr.picture_names import passed_over
 

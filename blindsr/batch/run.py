@@ -19,10 +19,10 @@ from blindsr.batch.inputs import Item
 from blindsr.batch.records import Records
 from blindsr.batch.results import Result, record_fields
 from blindsr.batch.steps import Job, Restored, restored, write
-from blindsr.command import end_if_interrupted
 from blindsr.devices import release_memory
 from blindsr.estimation import Estimate, OnStep, can_batch, is_resumable
 from blindsr.files import move_file
+from blindsr.interruption import end_if_interrupted
 
 __all__ = ["Job", "Result", "process"]
 
