@@ -26,7 +26,7 @@ from blindsr.batch.run import Job, process
 from blindsr.batch.summary import write_summary
 from blindsr.command import Bar, given
 from blindsr.devices import gains_from_bfloat16, pick_device
-from blindsr.estimation import Estimator, NoiseEstimator, NonblindSR, OnStep, can_batch
+from blindsr.estimation import Estimator, NoiseEstimator, NonblindSR, OnStep
 from blindsr.files import probe_folder
 from blindsr.interruption import end_if_interrupted
 from blindsr.paths import data_folder
@@ -60,6 +60,8 @@ class Method:
     nonblind: NonblindSR | None = None
     sigma: float | NoiseEstimator = 0.0
     """Noise level that ``nonblind`` is told, in image range, or what reads it off each picture."""
+    batch: int | None = None
+    """Most pictures to search as one, where the estimator can; None for as many as it says."""
 
 
 def run_batch(options: BatchOptions, method: Method) -> int:
@@ -74,10 +76,8 @@ def run_batch(options: BatchOptions, method: Method) -> int:
     _require_consistent(options)
     if not 1 <= options.pictures.quality <= 100:
         raise ValueError(f"--quality {options.pictures.quality}: must lie between 1 and 100")
-    if options.run.batch is not None and options.run.batch < 1:
-        raise ValueError(f"--batch {options.run.batch}: must be at least 1")
-    if (options.run.batch or 1) > 1 and not can_batch(method.estimator):
-        logger.warning("--batch %d: %s takes one picture at a time", options.run.batch, method.model)
+    if method.batch is not None and method.batch < 1:
+        raise ValueError(f"--batch {method.batch}: must be at least 1")
     if not 0 <= method.seed < 2**63:
         raise ValueError(f"--seed {method.seed}: must lie between 0 and 2^63 − 1")
     items, name = _find_pictures(options, method.data_model)
@@ -95,7 +95,7 @@ def run_batch(options: BatchOptions, method: Method) -> int:
         options.run.verbose,
         options.pictures.format,
         options.pictures.quality,
-        options.run.batch,
+        method.batch,
     )
     settings = _settings(options, method)
     records = Records(
@@ -194,6 +194,7 @@ def _metadata(options: BatchOptions, method: Method, device: torch.device) -> di
         "dataset": None if options.paths else options.dataset or "Test",
         "input_dir": [str(path) for path in options.paths],
         "device": device.type,
+        "batch": method.batch,
         "bfloat16": gains_from_bfloat16(device),
         "files": {key: path.name for key, path in method.files.items()},
         "versions": {

@@ -44,12 +44,6 @@ class RunOptions:
         int | None, tyro.conf.arg(metavar="PIXELS", help_behavior_hint="(default: what the free memory allows)")
     ] = None
     """USRNet works in tiles of so many result pixels a side; 0 for none."""
-    batch: Annotated[
-        int | None,
-        tyro.conf.arg(metavar="N", help_behavior_hint="(default: by the free memory on CUDA; 1 on a CPU)"),
-    ] = None
-    """Search so many pictures as one, where the estimator can: a GPU is hardly busy with one. Each comes out as it
-    does alone, but for rounding, which a search amplifies."""
     float32: bool = False
     """Compute in float32 throughout. Without it, devices that gain from bfloat16 take that inside USRNet and the
     critic, which changed PSNR by at most 0.006 dB where it was measured."""

@@ -26,7 +26,7 @@ from blindsr.interruption import end_if_interrupted
 
 __all__ = ["Job", "Result", "process"]
 
-AHEAD = 8
+AHEAD = 16
 """Pictures that are claimed and read on a GPU before their turn comes."""
 WRITERS = 4
 """Threads there that score and write pictures, and how many of these wait or are written at most."""
