@@ -16,7 +16,7 @@ from blindsr.doubts import doubts, is_beyond_kernels
 from blindsr.encoding import QUALITY, OutputFormat
 from blindsr.estimation import Estimate, Estimator, NoiseEstimator, NonblindSR, OnStep, place
 from blindsr.images import Picture, read_image, read_picture, to_uint8, write_like
-from blindsr.kernel_files import read_kernel, write_kernel
+from blindsr.kernel_files import Centre, read_kernel, write_kernel
 from blindsr.kernel_shape import save_kernel_comparison
 from blindsr.metrics import kernel_psnr, psnr_ssim_y
 from blindsr.restoration import Padding, enlarge, restore
@@ -121,7 +121,7 @@ def write(item: Item, loaded: Loaded, made: Restored, job: Job, folder: Path) ->
         psnr, ssim = psnr_ssim_y(to_uint8(image), loaded.hr, job.scale_factor)
     losses = {"kernel": estimate.losses, "critic": estimate.critic_losses}
     losses = {name: values for name, values in losses.items() if values}
-    _write_kernel_files(folder, item, estimate, loaded.kernel)
+    _write_kernel_files(folder, item, estimate, loaded.kernel, job.scale_factor)
     if image is not None:
         write_like(folder / item.name, image, picture, job.format, job.quality)
     return Result(
@@ -141,9 +141,12 @@ def write(item: Item, loaded: Loaded, made: Restored, job: Job, folder: Path) ->
     )
 
 
-def _write_kernel_files(folder: Path, item: Item, estimate: Estimate, true_kernel: Tensor | None) -> None:
+def _write_kernel_files(
+    folder: Path, item: Item, estimate: Estimate, true_kernel: Tensor | None, scale_factor: int
+) -> None:
     """The kernel, and a picture of it."""
-    write_kernel(folder / f"{item.name}.mat", estimate.kernel, "aligned" if estimate.aligned else "published")
+    centre: Centre = "aligned" if estimate.aligned else "published"
+    write_kernel(folder / f"{item.name}.mat", estimate.kernel, centre, scale_factor)
     kernels = {"estimated": estimate.kernel}
     if true_kernel is not None:
         kernels = {"true": true_kernel, **kernels}
