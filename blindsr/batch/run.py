@@ -191,11 +191,12 @@ def _make(item: Item, job: Job, folder: Path, on_step: OnStep | None, checkpoint
     else:
         estimate = job.estimator(lr, job.scale_factor, seed=job.seed, on_step=on_step)
     estimate = place(estimate, job.scale_factor, job.photograph)
-    image, sigma, sr_seconds = estimate.image, None, None
+    image, sigma, read, sr_seconds = estimate.image, None, None, None
     if job.nonblind is not None:
         sigma = 255 * (job.sigma(lr, estimate.sigma) if callable(job.sigma) else job.sigma)
+        read = sigma if callable(job.sigma) else None
         began = time.perf_counter()
-        if is_beyond_kernels(estimate, job.photograph, sigma, picture.jpeg_quality):
+        if is_beyond_kernels(estimate, job.photograph, read, picture.jpeg_quality):
             image = enlarge(lr, job.scale_factor).cpu()
         else:
             padding: Padding = "reflect" if job.photograph else "none"
@@ -220,7 +221,7 @@ def _make(item: Item, job: Job, folder: Path, on_step: OnStep | None, checkpoint
         relative_change=estimate.relative_change,
         losses={name: _thinned(values) for name, values in losses.items()},
         search=explain(estimate, lr, image, true_kernel, job.scale_factor) if job.verbose else None,
-        notes=(*doubts(estimate, job.photograph, sigma, picture.jpeg_quality), *estimate.notes),
+        notes=(*doubts(estimate, job.photograph, read, picture.jpeg_quality), *estimate.notes),
         sigma=sigma,
         sr_seconds=sr_seconds,
     )
