@@ -40,7 +40,7 @@ from blindsr.kernel_files import read_kernel, write_kernel
 from blindsr.metrics import kernel_psnr, psnr_ssim_y
 from blindsr.restoration import Padding, enlarge, restore
 
-__all__ = ["Job", "Result", "process"]
+__all__ = ["Job", "Result", "error_line", "process"]
 
 CURVE = 100
 """Most points of a loss curve that a result keeps."""
@@ -128,7 +128,7 @@ def process(
         try:
             yield _process_one(item, job, folder, progress, records)
         except Exception as error:  # whatever a picture brings about, the others are done
-            message = _one_line(item, error)
+            message = error_line(item, error)
             if records is not None:
                 with contextlib.suppress(OSError):  # on a full disk there is no room for the record either
                     records.fail(item, hash_inputs(item), message)
@@ -279,7 +279,7 @@ def _from_record(item: Item, record: Record) -> Result | None:
         return None
 
 
-def _one_line(item: Item, error: Exception) -> str:
+def error_line(item: Item, error: Exception) -> str:
     """What went wrong with ``item``, with its path."""
     message = " ".join(str(error).split()) or "out of memory"
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in message):
