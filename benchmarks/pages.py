@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import cv2
 import numpy as np
 import tyro
 
@@ -21,7 +20,7 @@ from blindsr.batch.records import hash_file
 from blindsr.batch.report import write_report
 from blindsr.command import parse, run
 from blindsr.demo.server import served
-from blindsr.images import read_image, to_uint8, write_image
+from blindsr.images import read_pixels, write_image
 from blindsr.paths import data_folder
 from DIPFKP.main import Options as DIPOptions
 from DIPFKP.main import process
@@ -70,13 +69,13 @@ def waited_for(page: Any, script: str) -> float:
     while not page.execute_script(f"return {script}"):
         if time.perf_counter() - began > LONGEST:
             raise ValueError(f"nothing came of {script}")
-        time.sleep(0.05)
+        time.sleep(0.2)
     return time.perf_counter() - began
 
 
 def demo(scale_factor: int) -> Values:
     """Drop a photograph, wait for its kernel, then for the result, then for another blur width."""
-    chelsea = to_uint8(read_image(data_folder() / "datasets" / "Test" / "HR" / "chelsea.png"))
+    chelsea = read_pixels(data_folder() / "datasets" / "Test" / "HR" / "chelsea.png")
     rows, cols = (np.arange(side) % (2 * length) for side, length in zip(SIDES, chelsea.shape[:2], strict=True))
     mirrored = np.pad(chelsea, [(0, side) for side in chelsea.shape[:2]] + [(0, 0)], "symmetric")[rows][:, cols]
     click = "[...document.querySelectorAll('button')].find(b => b.innerText === 'Super-resolve').click()"
@@ -126,14 +125,14 @@ def report(pictures: int) -> Values:
 def _multiply(folder: Path, pictures: int) -> None:
     """Of the folder's one result so many, each with a pixel of its own."""
     record = json.loads((folder / "chelsea.json").read_text())
-    lr, sr = (cv2.imread(str(path)) for path in (record["input"], folder / "chelsea.png"))
+    lr, sr = (read_pixels(path).copy() for path in (Path(record["input"]), folder / "chelsea.png"))
     inputs = folder.parent / "in"
     inputs.mkdir()
     for number in range(pictures):
         name = f"picture {number}"
         lr[0, 0], sr[0, 0] = (number % 256, number // 256, 0), (number % 256, number // 256, 0)
-        cv2.imwrite(str(inputs / f"{name}.png"), lr)
-        cv2.imwrite(str(folder / f"{name}.png"), sr)
+        write_image(inputs / f"{name}.png", lr)
+        write_image(folder / f"{name}.png", sr)
         shutil.copy(folder / "chelsea.mat", folder / f"{name}.mat")
         files = {f"{name}.png": hash_file(folder / f"{name}.png"), f"{name}.mat": record["files"]["chelsea.mat"]}
         result = {**record["result"], "psnr": record["result"]["psnr"] + number % 97 / 97}
