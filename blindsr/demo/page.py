@@ -33,7 +33,7 @@ WIDTHS = (0.5, 2.0)
 """Least and most of the blur width, times the predicted one."""
 MEGAPIXELS = 2.1
 """Largest photograph: 1920×1080 fits."""
-EXAMPLE = ("DIPFKP_lr_x4/chelsea.png", 4)
+EXAMPLE = ("HR/chelsea.png", 2)
 """In the shipped dataset, and its scale factor."""
 
 
