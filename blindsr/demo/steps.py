@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from blindsr.batch.claims import one_line
 from blindsr.batch.inputs import Item
-from blindsr.batch.run import error_line
 from blindsr.devices import pick_device
 from blindsr.doubts import doubts, is_beyond_kernels
 from blindsr.estimation import Estimate, Estimator, OnStep, place
@@ -77,7 +77,7 @@ def photograph(path: str, megapixels: float) -> Picture:
 
 def error_of(path: str, error: Exception) -> str:
     """The line that the command line has for an error, without the server's folders."""
-    return error_line(Item("photograph", Path(path)), error).replace(path, Path(path).name)
+    return one_line(Item("photograph", Path(path)), error).replace(path, Path(path).name)
 
 
 @lru_cache
