@@ -77,7 +77,7 @@ def prepare(
             continue
         try:
             if overwrite or not places.kernel(path).exists():
-                write_kernel(places.kernel(path), example.kernel)
+                write_kernel(places.kernel(path), example.kernel, scale_factor=scale_factor)
             if overwrite or not places.lr(path).exists():
                 write_image(places.lr(path), example.pixels)
             yield path, None
