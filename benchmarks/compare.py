@@ -156,9 +156,9 @@ def part(name: str, pair: tuple[Entry, Entry], side: int) -> Part | None:
         return None
     squares = np.square(first.astype(np.float32) - second).mean(axis=2)
     window = densest_window(squares, side, side)
-    views = {"A": window.cut(first), "B": window.cut(second)}
+    views = {"A": window.cut(first).copy(), "B": window.cut(second).copy()}  # the whole pictures are let go
     if (truth := _ground_truth(pair)) is not None and truth.shape[0] >= window.top + window.height:
-        views["ground truth"] = window.cut(truth)
+        views["ground truth"] = window.cut(truth).copy()
     return Part(name, float(np.sqrt(window.cut(squares).mean())), views)
 
 
