@@ -1,5 +1,6 @@
 """The flow-based kernel prior (Liang et al., CVPR 2021)."""
 
-from FKP.prior import KernelPrior, SphericalAdam, project_to_sphere
+from FKP.prior import KernelPrior
+from FKP.sphere import SphericalAdam, project_to_sphere
 
 __all__ = ["KernelPrior", "SphericalAdam", "project_to_sphere"]

@@ -1,7 +1,7 @@
-"""The kernel prior: latent codes <-> blur kernels, likelihood, and the sphere that codes are kept on."""
+"""The kernel prior: latent codes <-> blur kernels, and likelihood."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from blindsr.kernels import SCALE_FACTORS, gaussian_kernels, kernel_side, normal
 from blindsr.paths import pretrained_path
 from FKP.flow import NormalizingFlow
 from FKP.sources import largest_value
+from FKP.sphere import SphericalAdam, project_to_sphere
 
-__all__ = ["FlowShape", "KernelPrior", "SphericalAdam", "project_to_sphere"]
+__all__ = ["FlowShape", "KernelPrior"]
 
 GAUSSIAN = "gaussian"
 """What the paper's prior is trained on."""
@@ -125,7 +126,7 @@ class KernelPrior(nn.Module):
         shape = FlowShape.of(state)
         made_for = content.get("scale_factor")
         if made_for not in SCALE_FACTORS:
-            made_for = next((s for s in SCALE_FACTORS if shape is not None and kernel_side(s) == shape.side), None)
+            made_for = None if shape is None else _published_for(shape.side)
         if shape is not None:
             _require_scale(scale_factor, made_for, shape.side, path)
         kernels = content.get("kernels", GAUSSIAN)
@@ -264,28 +265,9 @@ def in_window(kernels: Tensor, side: int) -> Tensor:
     return kernels if margin == 0 else normalize(F.pad(kernels, (margin,) * 4))
 
 
-def project_to_sphere(latent: Tensor) -> Tensor:
-    """Scale codes (last dimension side²) to the radius side − 1, near which Gaussian vectors concentrate.
-
-    FKP, section 3.3; the radius is a little less than √d = side, which does slightly better.
-    """
-    radius = math.sqrt(latent.shape[-1]) - 1
-    return latent * radius / torch.sqrt(latent.square().sum(dim=-1, keepdim=True) + 1e-9)
-
-
-class SphericalAdam(torch.optim.Adam):
-    """Adam whose parameters are put back onto the latent sphere after every step (FKP, section 3.3)."""
-
-    def __init__(self, params: Iterable[Tensor], lr: float = 0.5, **options: Any) -> None:
-        super().__init__(params, lr=lr, **options)
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        loss = super().step(closure)
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                parameter.copy_(project_to_sphere(parameter))
-        return loss
+def _published_for(side: int) -> int | None:
+    """The scale factor whose kernels have that side, if any."""
+    return next((s for s in SCALE_FACTORS if kernel_side(s) == side), None)
 
 
 def _require_scale(asked: int | None, made_for: int | None, side: int, path: Path) -> None:
@@ -294,7 +276,7 @@ def _require_scale(asked: int | None, made_for: int | None, side: int, path: Pat
         raise ValueError(f"{path}: does not say for which scale factor its {side}×{side} kernels are; train it again")
     if asked in (None, made_for):
         return
-    if asked is not None and kernel_side(asked) != side:
+    if asked is not None and kernel_side(asked) != side and made_for in (None, _published_for(side)):
         expected = f"x{asked} has {kernel_side(asked)}×{kernel_side(asked)}"
         raise ValueError(f"{path}: made for {side}×{side} kernels, {expected}; choose the weights of the same scale")
     raise ValueError(f"{path}: made for x{made_for}, not for x{asked}; choose the weights of the same scale")
