@@ -55,12 +55,20 @@ QUICK = {
 }
 """What makes each command short: the first pattern found in it decides. An -o of its own is kept."""
 
-ELSEWHERE = r"benchmarks/(killed|overview|photograph_examples|gpu)|data/training_photographs|-m pytest|-m blindsr"
-"""Ten minutes, in small tests/test_killed.py; pictures; tests/test_gpu.py; tests/test_cli.py; this very run,
-tests/test_hostile.py; tests/test_report.py, test_comparison.py and test_script.py."""
+FAR = "--workers|--ray|s3://"
+"""What needs Ray or a server: tests/test_ray.py, tests/test_storage.py."""
+
+ELSEWHERE = (
+    r"benchmarks/(killed|overview|photograph_examples|gpu|workers|driver)|data/training_photographs|-m pytest"
+    rf"|-m blindsr|{FAR}"
+)
+"""Ten minutes, in small tests/test_killed.py; pictures; tests/test_gpu.py; no test, being timings; tests/test_cli.py;
+this very run, tests/test_hostile.py; tests/test_report.py, test_comparison.py and test_script.py."""
 
 
 def extra_options(command):
+    if re.search(FAR, command):
+        return None
     extra = next((extra for pattern, extra in QUICK.items() if re.search(pattern, command)), None)
     return extra.replace("-o {tmp}/out", "") if extra and " -o " in command else extra
 
