@@ -264,6 +264,8 @@ def spread(
             if on_progress is not None and now - asked >= interval:
                 on_progress(state.ask())
                 asked = now
+        if on_progress is not None:
+            on_progress(state.done)
     except BaseException:
         state.stop()
         raise
