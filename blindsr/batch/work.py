@@ -95,7 +95,7 @@ def _in_workers(work: Work, run: RunOptions, bar: Bar) -> Generator[Result, None
         count = min(plan.workers, len(work.items))
         each = f"{plan.gpus:.2g} GPU each" if plan.gpus else f"{plan.threads} thread{'s' * (plan.threads > 1)} each"
         bar.bar_format = BAR.replace("{n}", "{n:.1f}")
-        bar.set_description_str(f"{count} workers, {each}", refresh=False)
+        bar.set_description_str(f"{count} worker{'s' * (count > 1)}, {each}", refresh=False)
         bar.restart(total=len(work.items))
         if run.ray is not None:
             check_nodes(ray, partial(check_node, versions(), probe))
