@@ -42,6 +42,7 @@ QUICK = {
     r"cd KernelPredictor .*--evaluate": "--crops 16 --pixels 1024 --held-out 1 --scales 2",
     r"prepare_dataset": "",
     r"benchmarks/dataset.*--methods paper": f"--methods prediction --scales 2 {RESULTS}",
+    r"benchmarks/dataset.*--noise": f"--dataset {{tmp}}/Set5 --methods bicubic oracle {RESULTS}",
     r"benchmarks/dataset": f"--dataset {{tmp}}/Set5 --methods bicubic prediction oracle --scales 2 {RESULTS}",
     r"benchmarks/nonblind": f"--scales 4 --noises 10 --pictures chelsea {RESULTS}",
     r"benchmarks/likelihood": f"--scales 2 {RESULTS}",
@@ -52,17 +53,18 @@ QUICK = {
     r"benchmarks/estimators": f"--methods 'DIP-FKP, prediction' --scales 2 --seeds 0 --pictures coins {RESULTS}",
     r"benchmarks/photographs": f"--scales 4 --no-oracles --kinds clean {RESULTS}",
     r"benchmarks/tables": "",
+    r"benchmarks/figures": "--output {tmp}/figures",
 }
 """What makes each command short: the first pattern found in it decides. An -o of its own is kept."""
 
 FAR = "--workers|--ray|s3://"
 """What needs Ray or a server: tests/test_ray.py, tests/test_storage.py."""
-
 ELSEWHERE = (
-    r"benchmarks/(killed|overview|photograph_examples|gpu|workers|driver)|data/training_photographs|-m pytest"
+    r"benchmarks/(compare|killed|overview|photograph_examples|gpu|workers|driver)|data/training_photographs|-m pytest"
     rf"|-m blindsr|{FAR}"
 )
-"""Ten minutes, in small tests/test_killed.py; pictures; tests/test_gpu.py; no test, being timings; tests/test_cli.py;
+"""tests/test_compare.py; ten minutes, in small tests/test_killed.py; pictures; tests/test_gpu.py; timings;
+tests/test_cli.py,
 this very run, tests/test_hostile.py; tests/test_report.py, test_comparison.py and test_script.py."""
 
 

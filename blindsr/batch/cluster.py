@@ -133,7 +133,8 @@ def _join(ray: Any, address: str, quiet: dict[str, Any]) -> None:
     except Exception as error:  # of many kinds: no answer, another version, another secret
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"--ray {address}: no cluster to work on there ({reason}); start one with ray start"
+            f"--ray {address}: no cluster to work on there ({reason}); start one with ray start, and "
+            "set RAY_AUTH_MODE=token where it has a secret"
         ) from error
 
 

@@ -57,6 +57,8 @@ class Method:
     nonblind: NonblindSR | None = None
     sigma: float | NoiseEstimator = 0.0
     """Noise level that ``nonblind`` is told, in image range, or what reads it off each picture."""
+    batch: int | None = None
+    """Most pictures to search as one, where the estimator can; None for as many as it says."""
 
 
 def run_batch(options: BatchOptions, method: Method) -> int:
@@ -72,6 +74,8 @@ def run_batch(options: BatchOptions, method: Method) -> int:
     _require_processes(options.run)
     if not 1 <= options.pictures.quality <= 100:
         raise ValueError(f"--quality {options.pictures.quality}: must lie between 1 and 100")
+    if method.batch is not None and method.batch < 1:
+        raise ValueError(f"--batch {method.batch}: must be at least 1")
     if not 0 <= method.seed < 2**63:
         raise ValueError(f"--seed {method.seed}: must lie between 0 and 2^63 − 1")
     items, name = _find_pictures(options, method.data_model)
@@ -87,6 +91,7 @@ def run_batch(options: BatchOptions, method: Method) -> int:
         options.run.verbose,
         options.pictures.format,
         options.pictures.quality,
+        method.batch,
     )
     records = _records(options, method)
     output = _require_output(options.output_dir or default_folder, items, records)
@@ -216,6 +221,7 @@ def _metadata(options: BatchOptions, method: Method) -> dict[str, Any]:
         "dataset": None if options.paths else options.dataset or "Test",
         "input_dir": [str(path) for path in options.paths],
         **device_metadata(options.run.build_device),
+        "batch": method.batch,
         "files": {key: path.name for key, path in method.files.items()},
         "versions": versions(),
     }

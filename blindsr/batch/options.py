@@ -46,7 +46,7 @@ class RunOptions:
         tyro.conf.arg(metavar="N|auto", help_behavior_hint="(default: 1; with --ray, auto)"),
     ] = None
     """Processes that share the pictures, each with a GPU or its share of the cores; auto: one for each GPU, else for
-    each core. Needs the extra "ray", which takes seconds to start, and half a minute on a busy machine: for dozens of
+    each core. Needs the extra "ray", which takes seconds to start: for dozens of
     pictures, not for three."""
     ray: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS", help_behavior_hint="")] = None
     """Workers of this Ray cluster instead of this machine: auto (the one running here), HOST:6379, ray://HOST:10001."""

@@ -95,7 +95,7 @@ def process_stored(
     job: Job,
     output: Path | Store,
     make_records: MakeRecords,
-    progress: Callable[[Item], OnStep] | None = None,
+    progress: Callable[..., OnStep] | None = None,
 ) -> Iterator[Result]:
     """What :func:`blindsr.batch.run.process` does, for pictures or results that lie behind URLs.
 
@@ -115,7 +115,7 @@ def _process_fetched(
     job: Job,
     output: Path | Store,
     make_records: MakeRecords,
-    progress: Callable[[Item], OnStep] | None,
+    progress: Callable[..., OnStep] | None,
     scratch: Path,
 ) -> Result:
     folder = output if isinstance(output, Path) else scratch / "out"

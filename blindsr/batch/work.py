@@ -19,8 +19,9 @@ from blindsr.batch.records import Records, hash_inputs
 from blindsr.batch.run import Job, Result
 from blindsr.batch.storage import Store, process_stored
 from blindsr.batch.workers import Assignment, Probe, Worker, check_node, packed, versions
-from blindsr.command import Bar, end_if_interrupted
+from blindsr.command import Bar
 from blindsr.estimation import OnStep
+from blindsr.interruption import end_if_interrupted
 
 __all__ = ["Work", "do"]
 
@@ -65,10 +66,11 @@ def do(work: Work, run: RunOptions) -> tuple[list[Result], bool]:
 
 def _here(work: Work, bar: Bar) -> Generator[Result, None, None]:
     """One picture after the other, in this process; the bar shows each one's steps."""
-    count = 0
+    places = {item.name: place for place, item in enumerate(work.items, start=1)}
 
-    def progress(item: Item) -> OnStep:
-        bar.set_description_str(f"{item.name} ({count + 1}/{len(work.items)})", refresh=False)
+    def progress(item: Item, *others: Item) -> OnStep:
+        name = f"{item.name} and {len(others)} more" if others else item.name
+        bar.set_description_str(f"{name} ({places[item.name]}/{len(work.items)})", refresh=False)
         bar.set_postfix_str("", refresh=False)
         bar.restart(total=1)
 
@@ -83,7 +85,6 @@ def _here(work: Work, bar: Bar) -> Generator[Result, None, None]:
         return on_step
 
     for result in process_stored(work.items, work.job, work.output, work.records, progress):
-        count += 1
         bar.total = bar.n or 1  # a search may end before its last iteration
         yield result
 
@@ -111,7 +112,8 @@ def _in_workers(work: Work, run: RunOptions, bar: Bar) -> Generator[Result, None
             end_if_interrupted()
             bar.update(done - bar.n)
 
-        chunks = [[item] for item in work.items]
+        size = work.job.batch or 1
+        chunks = [work.items[first : first + size] for first in range(0, len(work.items), size)]
         yield from spread(ray, chunks, start, count, on_progress, partial(_record_failure, work))
 
 

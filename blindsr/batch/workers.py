@@ -208,7 +208,7 @@ class Worker:
             part = SEARCHED * done / total if loss is not None else SEARCHED + (1 - SEARCHED) * done / total
             self._fraction = (len(results) + part) / len(items)
 
-        def progress(item: Item) -> OnStep:
+        def progress(item: Item, *others: Item) -> OnStep:
             self._fraction = len(results) / len(items)
             return on_step
 
