@@ -64,7 +64,7 @@ ELSEWHERE = (
     rf"|-m blindsr|{FAR}"
 )
 """tests/test_compare.py; ten minutes, in small tests/test_killed.py; pictures; tests/test_gpu.py; timings;
-tests/test_cli.py; this very run, tests/test_hostile.py; tests/test_report.py, test_comparison.py and test_script.py."""
+tests/test_cli.py; this very run, tests/test_hostile.py; tests/test_report.py, test_comparison.py, test_script.py."""
 
 
 def extra_options(command):
