@@ -109,7 +109,7 @@ def run_kernel(options: Options, path: Path) -> int:
 
     settings = {"kernel_convention": options.kernel_convention, "kernel_variable": options.kernel_variable}
     told = Method("NonblindSR", "USRNet", known, settings=settings, files={"kernel": path})
-    return run_batch(options, with_nonblind(told, options, pick_device(options.run.device)))
+    return run_batch(options, with_nonblind(told, options, options.run.build_device))
 
 
 def main() -> int:

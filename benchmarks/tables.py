@@ -457,6 +457,41 @@ def demo_page(results: Path) -> str:
     return markdown(["", "kernel", "processor", "result", "processor", "GiB", "device"], rows)
 
 
+def workers(results: Path) -> str:
+    """Pictures an hour by workers and threads, medians over the rounds, against one worker of one thread."""
+    records = read(results / "workers.jsonl")
+    ways = dict.fromkeys((record.what["workers"], record.what["threads"]) for record in records)
+
+    def median(way: tuple[int, int], value: str) -> float:
+        found = [r.values[value] for r in records if (r.what["workers"], r.what["threads"]) == way]
+        return float(np.median(found))
+
+    rows = []
+    for count, threads in ways:
+        hourly, spent = (median((count, threads), value) for value in ("hourly", "cpu_seconds"))
+        gain = hourly / median((1, 1), "hourly")
+        cells = [f"{hourly:.0f}", f"{gain:.2f}", f"{100 * gain / (count * threads):.0f} %", f"{spent:.1f}"]
+        rows.append([f"{count}", f"{threads}", *cells])
+    head = ["workers", "threads each", "pictures an hour", "gain", "efficiency", "CPU seconds a picture"]
+    return markdown(head, rows)
+
+
+def driver(results: Path) -> str:
+    """What sharing pictures costs the driver."""
+    rows = []
+    for record in read(results / "driver.jsonl"):
+        what, values = record.what, record.values
+        cells = [
+            (values["per_second"], 1),
+            (values["cpu_ms"], 2),
+            (100 * values["cpu_share"], 1),
+            (values["gigabytes"], 2),
+        ]
+        rows.append([f"{what['workers']}", f"{what['pictures']}", *(number(*cell) for cell in cells)])
+    head = ["dummies", "pictures", "pictures a second", "driver's CPU, ms a picture", "% of a core", "GiB"]
+    return markdown(head, rows)
+
+
 def misfit(results: Path) -> str:
     """How often the true kernel fits better than another one does."""
     records = read(results / "misfit.jsonl")
@@ -532,6 +567,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "confidence": confidence,
     "report": report_page,
     "demo": demo_page,
+    "workers": workers,
+    "driver": driver,
     "misfit": misfit,
     "off distribution": off_distribution,
     "known picture": known_picture,

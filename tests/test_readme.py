@@ -66,15 +66,20 @@ QUICK = {
 }
 """What makes each command short: the first pattern found in it decides. An -o of its own is kept."""
 
+FAR = "--workers|--ray|s3://"
+"""What needs Ray or a server: tests/test_ray.py, tests/test_storage.py."""
 ELSEWHERE = (
-    r"benchmarks/(compare|killed|overview|pages|photograph_examples|gpu)|training_photographs|-m pytest|-m blindsr"
+    r"benchmarks/(compare|killed|overview|pages|photograph_examples|gpu|workers|driver)|training_photographs"
+    rf"|-m pytest|-m blindsr|{FAR}"
 )
 """tests/test_compare.py; ten minutes, in small tests/test_killed.py; Chromium, tests/test_demo.py; pictures;
-tests/test_gpu.py; tests/test_cli.py; this very run, tests/test_hostile.py; tests/test_report.py, test_comparison.py
-and test_script.py."""
+tests/test_gpu.py; timings; tests/test_cli.py; this very run, tests/test_hostile.py; tests/test_report.py,
+test_comparison.py and test_script.py."""
 
 
 def extra_options(command):
+    if re.search(FAR, command):
+        return None
     extra = next((extra for pattern, extra in QUICK.items() if re.search(pattern, command)), None)
     return extra.replace("-o {tmp}/out", "") if extra and " -o " in command else extra
 
