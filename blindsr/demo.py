@@ -85,7 +85,7 @@ def _estimator(scale_factor: int) -> Estimator:
     from KernelPredictor.predictor import predictor_path
 
     settings = replace(preset("prediction"), circular=False)
-    weights = predictor_path(photographs=True)
+    weights = predictor_path(True, scale_factor)
     return pretrained_estimator(scale_factor, pick_device("auto"), settings, path_predictor=weights)
 
 
@@ -142,7 +142,8 @@ def described(session: Session, width: float) -> tuple[Image.Image, str]:
     picture = Image.open(io.BytesIO(kernel_png(estimate.kernel)))
     large = picture.resize((8 * picture.width, 8 * picture.height), Image.Resampling.NEAREST)
     blur = f"**blur** {kernel_shape(estimate.kernel).describe(estimate.expected_error)}"
-    lines = [blur, *doubts(estimate, True, None, session.picture.jpeg_quality), *estimate.notes]
+    found = doubts(estimate, True, None, session.picture.jpeg_quality, own_size=session.scale_factor == 1)
+    lines = [blur, *found, *estimate.notes]
     return large, "\n\n".join(lines)
 
 
@@ -189,7 +190,7 @@ def page(megapixels: float = 2.0) -> "gradio.Blocks":
         with gr.Row():
             with gr.Column():
                 file = gr.File(label=f"Photograph, up to {megapixels:g} megapixels", type="filepath")
-                scale_factor = gr.Radio(["x2", "x3", "x4"], value="x2", label="Scale factor")
+                scale_factor = gr.Radio(["x1", "x2", "x3", "x4"], value="x2", label="Scale factor (x1 deblurs)")
                 width = gr.Slider(0.5, 2, 1, step=0.05, label="Blur width, times the predicted one")
                 automatic = gr.Checkbox(True, label="Read the noise level off the photograph")
                 sigma = gr.Slider(0, NOISE, 10, step=1, label="Noise level, of 255, otherwise")
@@ -200,7 +201,7 @@ def page(megapixels: float = 2.0) -> "gradio.Blocks":
             with gr.Column():
                 kernel = gr.Image(label="Kernel", height=240, buttons=[], interactive=False)
                 text = gr.Markdown()
-        slider = gr.ImageSlider(label="Input enlarged, and result", interactive=False)
+        slider = gr.ImageSlider(label="Input at the result's size, and result", interactive=False)
         downloads = gr.File(label="Download", interactive=False)
         given = [file, scale_factor, width, automatic, sigma, session]
         button.click(answer(megapixels), given, [kernel, text, slider, downloads, session], api_name="super_resolve")

@@ -21,7 +21,7 @@ from blindsr.batch.inputs import Item
 from blindsr.batch.records import Record, Records, hash_inputs
 from blindsr.degradation import modcrop
 from blindsr.devices import release_memory
-from blindsr.doubts import doubts, is_beyond_kernels
+from blindsr.doubts import doubts, is_left_alone
 from blindsr.encoding import QUALITY, OutputFormat
 from blindsr.estimation import (
     Checkpoint,
@@ -192,10 +192,11 @@ def _make(item: Item, job: Job, folder: Path, on_step: OnStep | None, checkpoint
         estimate = job.estimator(lr, job.scale_factor, seed=job.seed, on_step=on_step)
     estimate = place(estimate, job.scale_factor, job.photograph)
     image, sigma, sr_seconds = estimate.image, None, None
+    own_size = job.scale_factor == 1
     if job.nonblind is not None:
         sigma = 255 * (job.sigma(lr, estimate.sigma) if callable(job.sigma) else job.sigma)
         began = time.perf_counter()
-        if is_beyond_kernels(estimate, job.photograph, sigma, picture.jpeg_quality):
+        if is_left_alone(estimate, job.photograph, sigma, picture.jpeg_quality, own_size=own_size):
             image = enlarge(lr, job.scale_factor).cpu()
         else:
             padding: Padding = "reflect" if job.photograph else "none"
@@ -220,7 +221,7 @@ def _make(item: Item, job: Job, folder: Path, on_step: OnStep | None, checkpoint
         relative_change=estimate.relative_change,
         losses={name: _thinned(values) for name, values in losses.items()},
         search=explain(estimate, lr, image, true_kernel, job.scale_factor) if job.verbose else None,
-        notes=(*doubts(estimate, job.photograph, sigma, picture.jpeg_quality), *estimate.notes),
+        notes=(*doubts(estimate, job.photograph, sigma, picture.jpeg_quality, own_size=own_size), *estimate.notes),
         sigma=sigma,
         sr_seconds=sr_seconds,
     )
