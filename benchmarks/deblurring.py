@@ -33,9 +33,9 @@ from photographs import Floats, Pixels, as_tensor, gaussian
 
 BALANCES = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 """Of the Wiener filter: how much smoothness counts against the data."""
-ITERATIONS = (5, 15, 50, 150)
+ITERATIONS = (5, 15, 40)
 """Of Richardson–Lucy."""
-SIDE = 192
+SIDE = 128
 """Of the middles, in pixels."""
 BORDER = 32
 """By how much pictures are continued for scikit-image's methods."""
@@ -51,9 +51,9 @@ class Options:
     """Folder of photographs; the last --held-out by name are taken."""
     held_out: int = 40
     """As in the trainings."""
-    pictures: int = 8
+    pictures: int = 3
     """How many of them, evenly spaced."""
-    widths: tuple[float, ...] = (0.7, 1.2, 2.0, 3.0)
+    widths: tuple[float, ...] = (0.7, 1.5, 3.0)
     """Standard deviations of the blur in pixels."""
     noises: tuple[float, ...] = (0, 2, 5, 10)
     """Standard deviations of the noise in grey levels of 255."""

@@ -38,7 +38,7 @@ from KernelPredictor import KernelPredictor
 from KernelPredictor.predictor import PIXEL_VARIANCE, Prediction, predictor_path
 from logbook import RESULTS, append, fingerprint, read
 from NonblindSR.tiling import pretrained_nonblind
-from NonblindSR.weights import shipped_weights
+from NonblindSR.weights import LEAST_SIGMA_X1, shipped_weights
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
@@ -150,7 +150,11 @@ def make(path: Path, damage: Damage, scale_factor: int, seed: int) -> Photograph
     low, high = variance_range(scale_factor)
     angle = rng.uniform(0, math.pi)
     axes = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    covariance = axes @ np.diag(rng.uniform(low, high, 2)) @ axes.T
+    if scale_factor == 1:  # uniform in pixels, or most pictures would be strongly blurred
+        variances = rng.uniform(math.sqrt(low), math.sqrt(high), 2) ** 2
+    else:
+        variances = rng.uniform(low, high, 2)
+    covariance = axes @ np.diag(variances) @ axes.T
     kernel = gaussian(covariance, scale_factor)
     if damage.sharp:
         covariance, kernel = np.zeros((2, 2)), np.ones((1, 1))
@@ -195,7 +199,8 @@ def measure(
     """Y-PSNR of each method on one picture, and what the predictor said of it."""
     lr = as_tensor(photograph.lr)
     prediction = predictor.predict(lr, scale_factor)
-    told = options.sigma / 255 if prediction.sigma is None else prediction.sigma
+    read_sigma = options.sigma / 255 if prediction.sigma is None else prediction.sigma
+    told = max(read_sigma, LEAST_SIGMA_X1 / 255 if scale_factor == 1 else 0.0)  # as the commands do
     ours = align(prediction.kernel, scale_factor)
     true_kernel = torch.from_numpy(photograph.kernel).float()[None, None]
     true_sigma = photograph.sigma / 255
@@ -220,7 +225,7 @@ def measure(
         "psnr": scores,
         "made": kernel_error(prediction, photograph.covariance, scale_factor),
         "expected": prediction.expected_error,
-        "sigma": 255 * told,
+        "sigma": 255 * read_sigma,
         "true sigma": photograph.sigma,
     }
 

@@ -13,9 +13,10 @@ UNCERTAIN_PHOTOGRAPH = 0.45
 WIDE = 0.85
 """Standard deviation in LR pixels from which on a doubted blur may be none of the Gaussian kernels."""
 UNCERTAIN_OWN_SIZE, WIDE_OWN_SIZE, NOISY_OWN_SIZE = 0.7, 1.0, 2.5
-"""Of a picture that keeps its size: expected error, standard deviation in pixels, and grey levels of noise up to which
-such blur is taken for none of the Gaussian kernels. Without noise, of those 0.06 to 0.56 was expected, of lines of 9
-and 15 pixels 0.7 to 2.0. With noise it is as large of Gaussians, and undoing the nearest one does no harm."""
+"""Of a picture that keeps its size: expected error and standard deviation in pixels above which, and grey levels of
+noise up to which, blur is taken for none of the Gaussian kernels. Without noise, of those 0.06 to 0.56 was expected,
+of lines of 9 and 15 pixels 0.7 to 2.0. With noise it is as large of Gaussians, and undoing the nearest one does no
+harm."""
 LINEAR = 1.8
 """Ratio of its standard deviations from which on it is motion: off lines of 5 to 15 pixels 1.6 to 3.2 were read, off
 discs 1.0 to 1.4."""
