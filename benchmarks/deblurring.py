@@ -104,7 +104,7 @@ def main() -> int:
     nonblind = pretrained_nonblind(weights, torch.device("cpu"))
     log = options.results / "deblurring.jsonl"
     known = [record.what for record in read(log)]
-    for width, noise, (number, path) in product(options.widths, options.noises, enumerate(paths)):
+    for (number, path), width, noise in product(enumerate(paths), options.widths, options.noises):
         what = {"width": width, "noise": noise, "picture": path.stem, "fingerprint": fingerprint(weights)}
         if what in known:
             continue
