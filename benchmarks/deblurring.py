@@ -10,6 +10,7 @@ python benchmarks/deblurring.py --images BSDS500/
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Annotated
@@ -88,8 +89,8 @@ def classical(blurred: Pixels, kernel: Floats) -> dict[str, list[Pixels]]:
     def unsupervised(channel: Floats) -> Floats:
         return restoration.unsupervised_wiener(channel, kernel, rng=0)[0]
 
-    wiener = [of_channels(blurred, lambda x, b=b: restoration.wiener(x, kernel, b)) for b in BALANCES]
-    lucy = [of_channels(blurred, lambda x, n=n: restoration.richardson_lucy(x, kernel, n)) for n in ITERATIONS]
+    wiener = [of_channels(blurred, partial(restoration.wiener, psf=kernel, balance=balance)) for balance in BALANCES]
+    lucy = [of_channels(blurred, partial(restoration.richardson_lucy, psf=kernel, num_iter=n)) for n in ITERATIONS]
     return {"Wiener": wiener, "unsupervised Wiener": [of_channels(blurred, unsupervised)], "Richardson–Lucy": lucy}
 
 

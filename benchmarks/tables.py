@@ -270,6 +270,27 @@ def nonblind(results: Path) -> str:
     return markdown(["images", "", "noise", "ours", "official"], rows)
 
 
+def noise(results: Path) -> str:
+    """DIP-FKP on noisy data, USRNet told the true noise level and the one read off the picture."""
+    records = read(results / "noise.jsonl")
+    names = ("dataset", "scale", "noise_im", "noise_ker")
+    rows = []
+    for name, scale, of_image, of_kernel in dict.fromkeys(tuple(r.what[n] for n in names) for r in records):
+        where = {"dataset": name, "scale": scale, "noise_im": of_image, "noise_ker": of_kernel}
+        for method, title in METHODS.items():
+            for weights in WEIGHTS:
+                row = pick(records, **where, method=method, weights=weights)
+                if not row:
+                    continue
+                oracle = pick(records, **where, method="oracle", weights=weights)
+                cells = [psnr_ssim(row, size=SIZES.get(name)), psnr_ssim(row, "read_")]
+                cells += [number(mean(row, "kernel_psnr"), 2)]
+                cells += ["" if method in ("oracle", "bicubic") else number(gap(row, oracle), 2, "+")]
+                rows.append([name, f"x{scale}", f"{of_image:g}", f"{of_kernel:g}", title, weights, *cells])
+    head = ["set", "", "noise of images", "of kernels", "method", "weights"]
+    return markdown([*head, "PSNR/SSIM, σ told", "σ read", "kernel PSNR", "gap to oracle, σ told"], rows)
+
+
 def photographs(results: Path) -> str:
     """Photographs made independently, by what happened to them."""
     records = read(results / "photographs.jsonl")
@@ -415,12 +436,47 @@ def confidence(results: Path) -> str:
     return markdown(["", "predictions", "expected error", "actual error, rms", "median"], rows)
 
 
+def report_page(results: Path) -> str:
+    """What the report of many pictures costs."""
+    rows = []
+    for record in read(results / "pages.jsonl"):
+        if record.what["page"] == "report":
+            values = record.values
+            seconds = [number(values[name], 1) for name in ("previews_cpu", "page_cpu", "load", "sort")]
+            sizes = [number(values[name], 1) for name in ("mebibytes", "previews_mebibytes")]
+            rows.append([str(record.what["pictures"]), *seconds, *sizes, devices([record])])
+    head = [
+        "pictures",
+        "s, with previews",
+        "s, again",
+        "s to load",
+        "s to sort",
+        "page, MiB",
+        "previews, MiB",
+        "device",
+    ]
+    return markdown(head, rows)
+
+
+def demo_page(results: Path) -> str:
+    """How long a visitor of the demo waits."""
+    rows = []
+    for record in sorted(read(results / "pages.jsonl"), key=lambda record: record.what.get("sf", 0)):
+        if record.what["page"] == "demo":
+            names = ("kernel", "kernel_cpu", "result", "result_cpu", "gigabytes")
+            rows.append(
+                [f"x{record.what['sf']}", *(number(record.values[name], 1) for name in names), devices([record])]
+            )
+    return markdown(["", "kernel", "processor", "result", "processor", "GiB", "device"], rows)
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "reproduction": reproduction,
     **{name: lambda results, name=name: dataset(results, name) for name in SIZES},  # type: ignore[misc]
     "paper by picture": paper_by_picture,
     "own picture": own_picture,
     "nonblind": nonblind,
+    "noise": noise,
     "photographs": photographs,
     "deblurring": deblurring,
     "likelihood": likelihood,
@@ -431,6 +487,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "image prior": image_prior,
     "seconds": photograph_seconds,
     "confidence": confidence,
+    "report": report_page,
+    "demo": demo_page,
 }
 """What makes each table, by the name between its markers."""
 

@@ -42,7 +42,8 @@ def doubts(
     """Doubts of a result.
 
     Args:
-        sigma: noise level in grey levels, where it was read or told.
+        sigma: noise level in grey levels that was read off the image, where the estimator did not; one that the user
+            told is none.
         jpeg_quality: of the file that the image came in, where it is one.
         own_size: whether the image keeps its size (x1).
     """
@@ -52,13 +53,13 @@ def doubts(
         return (f"uncertain: too little of the blur shows (its variances ± {estimate.expected_error:.0%})",)
     if own_size and _is_sharp(estimate):
         return ("sharp: no blur is seen that could be undone; left as it is",)
-    found = []
-    if sigma is not None and sigma >= NOISY:
-        found.append(f"noise: {sigma:.0f} grey levels, little detail comes back; --sigma sets more or less smoothing")
+    found, noise = [], _noise(estimate, sigma)
+    if noise >= NOISY:
+        found.append(f"noise: {noise:.0f} grey levels, little detail comes back; --sigma sets more or less smoothing")
     if jpeg_quality is not None and jpeg_quality < COMPRESSED:
         found.append(f"compression: JPEG of quality {jpeg_quality} hides the blur; take the camera's own file")
     if estimate.expected_error is not None and estimate.expected_error > _uncertain(own_size):
-        if own_size and not found and (sigma or 0) >= NOISY_OWN_SIZE:
+        if own_size and not found and noise >= NOISY_OWN_SIZE:
             error = _error(estimate)
             found.append(
                 f"noise hides the blur: {error}; take a part with strong edges, or a picture with less noise"
@@ -84,7 +85,7 @@ def is_beyond_kernels(
     if not photograph or estimate.expected_error is None or estimate.spread is None:
         return False
     noisy = NOISY_OWN_SIZE if own_size else NOISY
-    damaged = (sigma or 0) >= noisy or (jpeg_quality or 100) < COMPRESSED
+    damaged = _noise(estimate, sigma) >= noisy or (jpeg_quality or 100) < COMPRESSED
     return not damaged and estimate.expected_error > _uncertain(own_size) and estimate.spread[0] > _wide(own_size)
 
 
@@ -101,6 +102,10 @@ def is_left_alone(
     if photograph and own_size and _is_sharp(estimate):
         return True
     return is_beyond_kernels(estimate, photograph, sigma, jpeg_quality, own_size=own_size)
+
+
+def _noise(estimate: Estimate, sigma: float | None) -> float:
+    return 255 * (estimate.sigma or 0.0) if sigma is None else sigma
 
 
 def _is_sharp(estimate: Estimate) -> bool:
