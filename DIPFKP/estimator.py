@@ -20,6 +20,7 @@ from DIPFKP.target import Target, joint_target, textured_crop
 from FKP import KernelPrior
 from FKP.prior import in_window
 from KernelPredictor import KernelPredictor
+from KernelPredictor.predictor import predictor_path
 
 __all__ = [
     "DIPEstimator",
@@ -268,7 +269,8 @@ def pretrained_estimator(
     if model == "DIPFKP":
         prior = KernelPrior.from_pretrained(scale_factor, path_prior).to(device)
         if settings.start == "predicted":
-            predictor = KernelPredictor.from_pretrained(path_predictor).to(device)
+            weights = path_predictor or predictor_path(False, scale_factor)
+            predictor = KernelPredictor.from_pretrained(weights).to(device)
     return DIPEstimator(prior, predictor, settings, model, want_image)
 
 

@@ -30,7 +30,7 @@ class Options:
     """Print −log p on the validation kernels, and how near to them the prior's nearest kernels come."""
     generate: bool = False
     """Draw 100 kernels, sorted by likelihood, into one picture."""
-    sf: Literal[2, 3, 4, 8] = 2
+    sf: Literal[1, 2, 3, 4, 8] = 2
     """Scale factor."""
     kernels: Annotated[str | None, tyro.conf.arg(metavar="SOURCE")] = None
     """Kernels to train and validate on: gaussian, motion (camera shake), disk (out of focus), mixed (a third each),

@@ -42,7 +42,7 @@ class FlowShape:
     @classmethod
     def published(cls, scale_factor: int) -> "FlowShape":
         """That of the paper for a scale factor."""
-        return cls(kernel_side(scale_factor), min(5 * (scale_factor + 1), 25))
+        return cls(kernel_side(scale_factor), 25 if scale_factor == 1 else min(5 * (scale_factor + 1), 25))
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> "FlowShape | None":
@@ -131,8 +131,9 @@ class KernelPrior(nn.Module):
             _require_scale(scale_factor, made_for, shape.side, path)
         kernels = content.get("kernels", GAUSSIAN)
         prior = cls(made_for or scale_factor or 2, shape, kernels if isinstance(kernels, str) else GAUSSIAN)
-        width = content.get("dequantisation", DEQUANTISATION)
-        prior.dequantisation = width if isinstance(width, float) and 0 < width < 1 else DEQUANTISATION
+        width = content.get("dequantisation")
+        if isinstance(width, float) and 0 < width < 1:
+            prior.dequantisation = width
         load_state(prior, state, path, f"an x{prior.scale_factor} kernel prior")
         return prior.eval().requires_grad_(False)
 

@@ -61,6 +61,7 @@ QUICK = {
     r"benchmarks/off_distribution": f"--methods bicubic prediction --photographs 1 --held-out 1 {RESULTS}",
     r"benchmarks/known_picture": f"--kernels motion --photographs 1 --held-out 1 {RESULTS}",
     r"benchmarks/families": "",
+    r"benchmarks/deblurring": f"--pictures 1 --widths 1.5 --noises 5 {RESULTS}",
     r"benchmarks/tables": "",
     r"benchmarks/figures": "--output {tmp}/figures",
 }
@@ -91,8 +92,9 @@ def small(tmp_path_factory, picture):
     pixels = (255 * picture[0].permute(1, 2, 0).numpy()).astype(np.uint8)[:48, :64]
     for name in ("photo.jpg", "portrait.png", "holiday/a.jpg", "holiday/b.jpg", "Set5/HR/a.png", "DIV2K/HR/a.png"):
         write_image(tmp / name, pixels)
-    for name in ("usrnet/a.png", "usrnet/b.png", "predictor/a.png", "predictor/b.png"):
-        write_image(tmp / "photographs" / name, np.kron(pixels, np.ones((7, 7, 1), np.uint8)))
+    for folder in ("photographs/usrnet", "photographs/predictor", "BSDS500"):
+        for name in ("a.png", "b.png"):
+            write_image(tmp / folder / name, np.kron(pixels, np.ones((7, 7, 1), np.uint8)))
     write_kernel(tmp / "k.mat", random_kernels(1, 3, torch.Generator().manual_seed(0)))
     shutil.copytree(data_folder() / "pretrained_models", tmp / "official")
     (tmp / "kernels").mkdir()
