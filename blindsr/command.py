@@ -29,11 +29,12 @@ LOG_INTERVAL = 30
 """Seconds between lines of progress where these go to a file instead of a terminal."""
 
 
-def parse(options: type[Options], description: str) -> Options:
+def parse(options: type[Options], description: str, program: str | None = None) -> Options:
     """Make ``options`` from the command line; tyro says what is wrong with it and exits with status 2.
 
     Args:
         options: a frozen dataclass whose field docstrings become the help; nested ones become groups.
+        program: how the help calls the command; without it, by the script's path.
 
     Raises:
         ValueError: an argument is empty; as a path it would be the current folder.
@@ -42,7 +43,8 @@ def parse(options: type[Options], description: str) -> Options:
     for before, argument in pairwise(sys.argv):
         if not argument or (argument.startswith("-") and argument.endswith("=")):
             raise ValueError(f"{argument.rstrip('=') or before}: what follows it is empty; is a variable unset?")
-    return tyro.cli(options, description=description, config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone))
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
+    return tyro.cli(options, prog=program, description=description, config=config)
 
 
 def overrides(presets: Mapping[Any, object], about: str) -> Any:

@@ -60,11 +60,12 @@ QUICK = {
 FAR = "--workers|--ray|s3://"
 """What needs Ray or a server: tests/test_ray.py, tests/test_storage.py."""
 ELSEWHERE = (
-    r"benchmarks/(compare|killed|overview|photograph_examples|gpu|workers|driver)|data/training_photographs|-m pytest"
+    r"benchmarks/(compare|killed|overview|pages|photograph_examples|gpu|workers|driver)|training_photographs|-m pytest"
     rf"|-m blindsr|{FAR}"
 )
-"""tests/test_compare.py; ten minutes, in small tests/test_killed.py; pictures; tests/test_gpu.py; timings;
-tests/test_cli.py; this very run, tests/test_hostile.py; tests/test_report.py, test_comparison.py, test_script.py."""
+"""tests/test_compare.py; ten minutes, in small tests/test_killed.py; Chromium, tests/test_demo.py; pictures;
+tests/test_gpu.py; timings; tests/test_cli.py; this very run, tests/test_hostile.py; tests/test_report.py,
+test_comparison.py and test_script.py."""
 
 
 def extra_options(command):

@@ -109,6 +109,23 @@ def test_the_same_records_make_the_same_page_without_any_picture(folder, monkeyp
     assert (folder / "index.html").read_bytes() == before
 
 
+def test_previews_of_replaced_results_do_not_stay(folder):
+    (folder / "report" / "mine.webp").touch()
+    before = set((folder / "report").iterdir())
+    options = BatchOptions(
+        input_dir=((folder.parent / "in",),),
+        output_dir=folder,
+        sf=3,
+        run=RunOptions(device="cpu", overwrite=True),
+    )
+    assert run_batch(options, Method("DIPFKP", "DIPFKP", estimator)) == 2
+    after = set((folder / "report").iterdir())
+    assert before & after == {folder / "report" / "mine.webp"}
+    shown = {unquote(address) for address in Page(folder / "index.html").addresses if address.startswith("report/")}
+    assert shown == {f"report/{path.name}" for path in after - before}
+    assert len(shown) == 6
+
+
 def test_what_is_gone_or_changed_is_left_out(folder):
     shutil.rmtree(folder / "report")
     (folder / "plain.png").write_bytes(b"no picture")

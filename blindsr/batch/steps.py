@@ -105,7 +105,7 @@ def restored(loaded: Loaded, lr: Tensor, estimate: Estimate, job: Job, on_step: 
         return Restored(estimate, estimate.image, None, None)
     sigma = 255 * (job.sigma(lr, estimate.sigma) if callable(job.sigma) else job.sigma)
     began = time.perf_counter()
-    if is_beyond_kernels(estimate, job.photograph, sigma, loaded.picture.jpeg_quality):
+    if is_beyond_kernels(estimate, job.photograph, _read(job, sigma), loaded.picture.jpeg_quality):
         image = enlarge(lr, job.scale_factor).cpu()
     else:
         padding: Padding = "reflect" if job.photograph else "none"
@@ -135,7 +135,7 @@ def write(item: Item, loaded: Loaded, made: Restored, job: Job, folder: Path) ->
         relative_change=estimate.relative_change,
         losses={name: thinned(values) for name, values in losses.items()},
         search=explain(estimate, picture.image, image, loaded.kernel, job.scale_factor) if job.verbose else None,
-        notes=(*doubts(estimate, job.photograph, made.sigma, picture.jpeg_quality), *estimate.notes),
+        notes=(*doubts(estimate, job.photograph, _read(job, made.sigma), picture.jpeg_quality), *estimate.notes),
         sigma=made.sigma,
         sr_seconds=made.seconds,
     )
@@ -151,3 +151,8 @@ def _write_kernel_files(
     if true_kernel is not None:
         kernels = {"true": true_kernel, **kernels}
     save_kernel_comparison(folder / f"{item.name}_kernel.png", kernels)
+
+
+def _read(job: Job, sigma: float | None) -> float | None:
+    """The noise level where it was read off the picture; one that was told says nothing of it."""
+    return sigma if callable(job.sigma) else None
