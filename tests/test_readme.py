@@ -60,8 +60,8 @@ QUICK = {
 FAR = "--workers|--ray|s3://"
 """What needs Ray or a server: tests/test_ray.py, tests/test_storage.py."""
 ELSEWHERE = (
-    r"benchmarks/(compare|killed|overview|pages|photograph_examples|gpu|workers|driver)|training_photographs|-m pytest"
-    rf"|-m blindsr|{FAR}"
+    r"benchmarks/(compare|killed|overview|pages|photograph_examples|gpu|workers|driver)|training_photographs"
+    rf"|-m pytest|-m blindsr|{FAR}"
 )
 """tests/test_compare.py; ten minutes, in small tests/test_killed.py; Chromium, tests/test_demo.py; pictures;
 tests/test_gpu.py; timings; tests/test_cli.py; this very run, tests/test_hostile.py; tests/test_report.py,
