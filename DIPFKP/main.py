@@ -83,7 +83,7 @@ def process(options: Options) -> int:
     if method.model == "DIPFKP":
         files["path_KP"] = method.path_KP or pretrained_path(f"FKP_x{options.sf}.pt")
         if settings.start == "predicted":
-            files["path_predictor"] = method.path_predictor or predictor_path(options.photographs)
+            files["path_predictor"] = method.path_predictor or predictor_path(options.photographs, options.sf)
     device = options.run.build_device
     estimator = pretrained_estimator(
         options.sf,

@@ -69,7 +69,7 @@ def main() -> int:
     if method.model == "KernelGANFKP":
         files["path_KP"] = method.path_KP or pretrained_path("FKP_x2.pt")
         if settings.start == "predicted":
-            files["path_predictor"] = method.path_predictor or predictor_path(options.photographs)
+            files["path_predictor"] = method.path_predictor or predictor_path(options.photographs, options.sf)
         if options.run.float32 and settings.iterations:
             float32 = {"float32": True}
     device = options.run.build_device

@@ -294,7 +294,7 @@ def noise(results: Path) -> str:
 def photographs(results: Path) -> str:
     """Photographs made independently, by what happened to them."""
     records = read(results / "photographs.jsonl")
-    methods = ("bicubic", "ours", "true σ", "true kernel", "both")
+    methods = ("bicubic", "ours", "search", "true σ", "true kernel", "both")
     rows = []
     for scale in sorted({record.what["scale"] for record in records}):
         of_scale = [record for record in records if record.what["scale"] == scale]
@@ -310,6 +310,19 @@ def photographs(results: Path) -> str:
             rows.append([f"x{scale}", kind, str(len(runs)), *cells, *shown])
     head = ["", "damage", "pictures", *methods, "gain", "least gain", "σ read", "σ true", "error made / expected"]
     return markdown(head, rows)
+
+
+def deblurring(results: Path) -> str:
+    """USRNet at x1 with the true kernels, beside classical methods."""
+    records = read(results / "deblurring.jsonl")
+    methods = ("input", "USRNet", "Wiener", "unsupervised Wiener", "Richardson–Lucy")
+    rows = []
+    for width, noise in sorted({(record.what["width"], record.what["noise"]) for record in records}):
+        runs = [r.values["psnr"] for r in records if (r.what["width"], r.what["noise"]) == (width, noise)]
+        least = min(run["USRNet"] - run["input"] for run in runs)
+        means = [f"{np.mean([run[method] for run in runs]):.2f}" for method in methods]
+        rows.append([f"{width:g}", f"{noise:g}", str(len(runs)), *means, f"{least:+.2f}"])
+    return markdown(["blur", "noise", "pictures", *methods, "least gain of USRNet"], rows)
 
 
 def likelihood(results: Path) -> str:
@@ -500,6 +513,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "nonblind": nonblind,
     "noise": noise,
     "photographs": photographs,
+    "deblurring": deblurring,
     "likelihood": likelihood,
     "variants": lambda results: variants(results, 1.0),
     "variants, enlarged": lambda results: variants(results, 1.5),

@@ -98,8 +98,8 @@ class BatchOptions:
     """Your photographs: pictures, folders, 'photos/*.jpg'. They are not scored."""
     output_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR", help_behavior_hint="")] = None
     """Where results go; without it, data/log_<ESTIMATOR>/<dataset>_<model>_lr_x<sf>."""
-    sf: Literal[2, 3, 4, 8] = 2
-    """Scale factor."""
+    sf: Literal[1, 2, 3, 4, 8] = 2
+    """Scale factor; 1 deblurs at the picture's own size."""
     dataset: Annotated[
         str | None, tyro.conf.arg(aliases=["-d"], help_behavior_hint="(default, without -i: Test)")
     ] = None
