@@ -19,6 +19,7 @@ from DIPFKP.settings import DIPModel, DIPSettings, preset
 from DIPFKP.target import Target, joint_target, textured_crop
 from FKP import KernelPrior
 from KernelPredictor import KernelPredictor
+from KernelPredictor.predictor import predictor_path
 
 __all__ = [
     "DIPEstimator",
@@ -262,7 +263,8 @@ def pretrained_estimator(
     if model == "DIPFKP":
         prior = KernelPrior.from_pretrained(scale_factor, path_prior).to(device)
         if settings.start == "predicted":
-            predictor = KernelPredictor.from_pretrained(path_predictor).to(device)
+            weights = path_predictor or predictor_path(False, scale_factor)
+            predictor = KernelPredictor.from_pretrained(weights).to(device)
     return DIPEstimator(prior, predictor, settings, model, want_image)
 
 

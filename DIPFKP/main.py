@@ -14,7 +14,6 @@ from blindsr.batch.command import Method, run_batch
 from blindsr.batch.options import EstimatorOptions, MethodOptions
 from blindsr.checks import require_unchanged
 from blindsr.command import overridden, overrides, parse, run
-from blindsr.devices import pick_device
 from blindsr.estimation import Preset
 from blindsr.paths import pretrained_path
 from DIPFKP.estimator import DIPModel, DIPSettings, preset, pretrained_estimator
@@ -84,8 +83,8 @@ def process(options: Options) -> int:
     if method.model == "DIPFKP":
         files["path_KP"] = method.path_KP or pretrained_path(f"FKP_x{options.sf}.pt")
         if settings.start == "predicted":
-            files["path_predictor"] = method.path_predictor or predictor_path(options.photographs)
-    device = pick_device(options.run.device)
+            files["path_predictor"] = method.path_predictor or predictor_path(options.photographs, options.sf)
+    device = options.run.build_device
     estimator = pretrained_estimator(
         options.sf,
         device,

@@ -25,7 +25,7 @@ class Options:
     """Print −log p on the validation kernels."""
     generate: bool = False
     """Draw 100 kernels, sorted by likelihood, into one picture."""
-    sf: Literal[2, 3, 4, 8] = 2
+    sf: Literal[1, 2, 3, 4, 8] = 2
     """Scale factor."""
     output_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], help_behavior_hint="")] = None
     """Where checkpoints and pictures go; without it, runs/prior."""

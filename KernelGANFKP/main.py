@@ -14,7 +14,6 @@ from blindsr.batch.command import Method, run_batch
 from blindsr.batch.options import EstimatorOptions, MethodOptions
 from blindsr.checks import require_unchanged
 from blindsr.command import overridden, overrides, parse, run
-from blindsr.devices import pick_device
 from blindsr.estimation import Preset
 from blindsr.paths import pretrained_path
 from KernelGANFKP.estimator import GANModel, GANSettings, preset, pretrained_estimator
@@ -70,10 +69,10 @@ def main() -> int:
     if method.model == "KernelGANFKP":
         files["path_KP"] = method.path_KP or pretrained_path("FKP_x2.pt")
         if settings.start == "predicted":
-            files["path_predictor"] = method.path_predictor or predictor_path(options.photographs)
+            files["path_predictor"] = method.path_predictor or predictor_path(options.photographs, options.sf)
         if options.run.float32 and settings.iterations:
             float32 = {"float32": True}
-    device = pick_device(options.run.device)
+    device = options.run.build_device
     estimator = pretrained_estimator(
         options.sf,
         device,

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blindsr.checkpoints import load_checkpoint, load_state
+from blindsr.checkpoints import load_checkpoint, load_state, unwrapped
 from blindsr.images import LUMA
-from blindsr.kernels import SCALE_FACTORS, gaussian_kernels, kernel_side, variance_range
+from blindsr.kernels import ENLARGING, SCALE_FACTORS, gaussian_kernels, kernel_side, variance_range
 from blindsr.paths import pretrained_path
 from blindsr.photographs import WHITE_LUMA, colour_noise, is_grey
 
@@ -37,7 +37,8 @@ SHRINKAGE = 0.25
 """By what share of its expected error a log-covariance is lowered: a kernel that is too wide costs the image more
 than one that is too narrow by as much."""
 PHOTO_SHRINKAGE = 0.1
-"""The same for weights that read noise: of photographs a larger error is expected, and noise bounds what it costs."""
+"""The same for weights that read noise: of photographs a larger error is expected, and noise bounds what it costs. At
+x1 :data:`SHRINKAGE` counts: a smooth picture kept as JPEG of quality 40 lost 0.5 dB with this."""
 NOISE_OFFSET = 0.5
 """Grey levels added to a noise level before its logarithm is taken: noise far below rounding leaves no trace."""
 LEAST_COLOUR_NOISE = 1.5 / 255
@@ -129,12 +130,16 @@ class KernelPredictor(nn.Module):
         channels: of the first layers; the later ones have twice as many.
         heads: attention heads.
         noise_heads: further ones, which a noise level is read off; with 0 there is none.
+        scales: the scale factors that it is trained for.
     """
 
     window: Tensor
 
-    def __init__(self, channels: int = 32, heads: int = 8, noise_heads: int = 0) -> None:
+    def __init__(
+        self, channels: int = 32, heads: int = 8, noise_heads: int = 0, scales: tuple[int, ...] = ENLARGING
+    ) -> None:
         super().__init__()
+        self.scales = scales
         wide = 2 * channels
         self.features = nn.Sequential(
             nn.Conv2d(2, channels, 5),
@@ -148,7 +153,7 @@ class KernelPredictor(nn.Module):
         self.values = nn.Conv2d(wide, wide, 1)
         self.attention = nn.Conv2d(wide, heads, 1)
         self.head = nn.Sequential(
-            nn.Linear(heads * wide + heads + len(SCALE_FACTORS), 128),
+            nn.Linear(heads * wide + heads + len(scales), 128),
             nn.ReLU(),
             nn.Linear(128, 64),
             nn.ReLU(),
@@ -168,16 +173,17 @@ class KernelPredictor(nn.Module):
 
     @classmethod
     def from_pretrained(cls, path: str | Path | None = None) -> "KernelPredictor":
-        """The predictor with weights from ``path``, or with the shipped ones, for all scales, in evaluation mode.
+        """The predictor with weights from ``path``, or with the shipped ones for laboratory data, x2 to x8.
 
-        It reads a noise level where the weights have a head for it.
+        In evaluation mode. It reads a noise level where the weights have a head for it.
 
         Raises:
             FileNotFoundError, ValueError: there is no such file, or it holds other weights.
         """
         path = Path(path or pretrained_path("kernel_predictor.pth"))
-        state = load_checkpoint(path)
-        predictor = cls(noise_heads=NOISE_HEADS if "noise_attention.weight" in state else 0)
+        state = unwrapped(load_checkpoint(path), path)
+        noise_heads = NOISE_HEADS if "noise_attention.weight" in state else 0
+        predictor = cls(noise_heads=noise_heads, scales=_scales_of(state))
         load_state(predictor, state, path, "a kernel predictor")
         return predictor.eval().requires_grad_(False)
 
@@ -189,8 +195,14 @@ class KernelPredictor(nn.Module):
 
         Args:
             luma: N×1×h×w in [0, 1], sides of at least 16.
-            scale_factor: s, one of 2, 3, 4, 8.
+            scale_factor: s, one of ``scales``.
+
+        Raises:
+            ValueError: it is none of them.
         """
+        if scale_factor not in self.scales:
+            known = ", ".join(f"x{known}" for known in self.scales)
+            raise ValueError(f"these weights of the kernel predictor know {known}, not x{scale_factor}; name others")
         mean = self._blur_window(luma)
         contrast = self._blur_window((luma - mean) ** 2).clamp(min=0).sqrt() + 1 / 255
         x = torch.cat([(luma - mean) / contrast, torch.log(contrast) + 3], dim=1)
@@ -201,7 +213,7 @@ class KernelPredictor(nn.Module):
         pooled, evidence = _attend(self.attention(x).float().flatten(2), values)
         if self.noise_heads:
             noise_seen = torch.cat(_attend(self.noise_attention(x).float().flatten(2), values), dim=1)
-        scale = torch.tensor([float(scale_factor == known) for known in SCALE_FACTORS], device=luma.device)
+        scale = torch.tensor([float(scale_factor == known) for known in self.scales], device=luma.device)
         with torch.autocast(luma.device.type, enabled=False):
             out = self.head(torch.cat([pooled, evidence, scale.expand(len(luma), -1)], dim=1))
             log_noise = self.noise(noise_seen)[:, 0] if self.noise_heads else None
@@ -229,7 +241,7 @@ class KernelPredictor(nn.Module):
 
         Args:
             lr: 1×3×h×w float32 in [0, 1].
-            scale_factor: s, one of 2, 3, 4, 8.
+            scale_factor: s, one of ``scales``.
             share: what to take of the variances seen, where the kernel is only a part of the blur.
         """
         luma = (lr * lr.new_tensor(LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
@@ -243,7 +255,8 @@ class KernelPredictor(nn.Module):
         mean = (weights[:, None] * entries).sum(dim=0, keepdim=True)
         expected_error = float(2 * torch.exp((weights * log_errors).sum()))
         largest, smallest, _ = variances_and_angle(mean.cpu().double(), scale_factor)
-        mean[:, :2] -= (PHOTO_SHRINKAGE if self.noise_heads else SHRINKAGE) * expected_error
+        shrinkage = PHOTO_SHRINKAGE if self.noise_heads and scale_factor > 1 else SHRINKAGE
+        mean[:, :2] -= shrinkage * expected_error
         lambda1, lambda2, theta = from_log_covariance(mean.cpu().double(), scale_factor, share)
         kernel = gaussian_kernels(lambda1, lambda2, theta, kernel_side(scale_factor), scale_factor)
         sigma = _noise_level(readings, lr)
@@ -257,7 +270,7 @@ class KernelPredictor(nn.Module):
         Raises:
             ValueError: the weights do not tell.
         """
-        sigma = self.predict(lr, 2).sigma
+        sigma = self.predict(lr, self.scales[0]).sigma  # which head reads the blur does not matter
         if sigma is None:
             raise ValueError("these weights of the predictor read no noise level; give it with --sigma")
         return sigma
@@ -297,9 +310,21 @@ def _noise_level(readings: list[Reading], lr: Tensor) -> float | None:
     return of_luma / WHITE_LUMA
 
 
-def predictor_path(photographs: bool) -> Path:
-    """The shipped weights for photographs, or for laboratory data."""
+def predictor_path(photographs: bool, scale_factor: int = 2) -> Path:
+    """The shipped weights for photographs, or for laboratory data; x1 has one for both."""
+    if scale_factor == 1:
+        return pretrained_path("kernel_predictor_x1.pth")
     return pretrained_path("kernel_predictor_photo.pth" if photographs else "kernel_predictor.pth")
+
+
+def _scales_of(state: dict[str, Any]) -> tuple[int, ...]:
+    """The scale factors that weights are for, by how many inputs of the head are left for them."""
+    head, attention = state.get("head.0.weight"), state.get("attention.weight")
+    if not (isinstance(head, Tensor) and isinstance(attention, Tensor) and head.ndim == 2 and attention.ndim == 4):
+        return ENLARGING
+    heads, channels = attention.shape[:2]
+    told = head.shape[1] - heads * channels - heads
+    return {1: (1,), len(SCALE_FACTORS): SCALE_FACTORS}.get(told, ENLARGING)
 
 
 def _textured_tiles(luma: Tensor) -> Tensor:

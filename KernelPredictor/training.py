@@ -15,7 +15,7 @@ from blindsr.degradation import add_noise, border, degrade, quantize
 from blindsr.devices import gains_from_bfloat16
 from blindsr.images import LUMA
 from blindsr.initialization import draw_parameters
-from blindsr.kernels import gaussian_kernels, kernel_side, variance_range
+from blindsr.kernels import ENLARGING, SCALE_FACTORS, gaussian_kernels, kernel_side, variance_range
 from blindsr.photographs import WHITE_LUMA, CameraSettings, camera_kernels, covariance, photograph
 from blindsr.training.loop import OnValidation, Training, TrainingSettings, fit, process_count
 from blindsr.training.photographs import hold_out
@@ -23,6 +23,8 @@ from KernelPredictor.predictor import MIN_SIDE, NOISE_HEADS, NOISE_OFFSET, Kerne
 
 __all__ = ["PredictorSettings", "laplace_loss", "train", "validate", "weights_name"]
 
+UNBLURRED = 1e-3
+"""Variance in pixels² of a kernel that is a single pixel."""
 LARGEST_CROP = 320
 """Largest HR side of a crop: what photographs of 481×321 pixels hold."""
 
@@ -53,13 +55,15 @@ class PredictorSettings(TrainingSettings):
     the prior does not know it, and read the noise level too. --sigma-max 50 goes with it."""
     other_blur: float = 0.1
     """With --photographs, share of crops blurred by motion, defocus or a wider Gaussian than the prior's."""
+    sharp: float = 0.15
+    """At x1, share of crops that are not blurred at all: such pictures are to be left as they are."""
     noise_weight: float = 0.3
     """With --photographs, weight of the noise level's loss."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive(self, "pixels")
-        require_between(self, 0, 1, "noisy", "narrow", "other_blur")
+        require_between(self, 0, 1, "noisy", "narrow", "other_blur", "sharp")
         require_between(self, 0, 100, "noise_weight")
         if not self.crops:
             raise ValueError("--crops: give at least one")
@@ -103,6 +107,7 @@ class CropSource:
         """
         settings = self.settings
         others = int((torch.rand(count, generator=generator) < settings.other_blur).sum())
+        others = min(others, count - 1)  # where only few are drawn, all of them can be
         gaussians, target = self._gaussians(scale_factor, count - others, generator)
         crops, targets = [self._blurred(gaussians, scale_factor, crop, generator)], [target]
         if others:
@@ -120,6 +125,9 @@ class CropSource:
         u = torch.rand(2, count, generator=generator)
         in_log = torch.rand(count, generator=generator) < self.settings.narrow
         variances = torch.where(in_log, low * (high / low) ** u, low + (high - low) * u)
+        if scale_factor == 1:
+            sharp = torch.rand(count, generator=generator) < self.settings.sharp
+            variances = torch.where(sharp, UNBLURRED, variances)
         theta = math.pi * torch.rand(count, generator=generator)
         kernels = gaussian_kernels(variances[0], variances[1], theta, kernel_side(scale_factor), scale_factor)
         return kernels, to_log_covariance(variances[0], variances[1], theta, scale_factor)
@@ -163,7 +171,20 @@ def _luma(image: Tensor) -> Tensor:
 
 def weights_name(settings: PredictorSettings) -> str:
     """The file that a training writes its averaged weights to."""
+    if set(settings.scales) == {1}:
+        return "kernel_predictor_x1.pth"
     return "kernel_predictor_photo.pth" if settings.photographs else "kernel_predictor.pth"
+
+
+def _for_scales(predictor: KernelPredictor, scales: tuple[int, ...]) -> dict[str, Tensor]:
+    """The weights of ``predictor`` for other scale factors; one that it does not know begins as its first."""
+    state = predictor.state_dict()
+    weight = state["head.0.weight"]
+    others = weight.shape[1] - len(predictor.scales)
+    known = {scale_factor: weight[:, others + i] for i, scale_factor in enumerate(predictor.scales)}
+    columns = [known.get(scale_factor, weight[:, others]) for scale_factor in scales]
+    state["head.0.weight"] = torch.cat([weight[:, :others], torch.stack(columns, dim=1)], dim=1)
+    return state
 
 
 def laplace_loss(entries: Tensor, log_errors: Tensor, target: Tensor) -> Tensor:
@@ -228,13 +249,16 @@ def train(
     """
     shown, validation = hold_out(images, settings.held_out)
     heads = NOISE_HEADS if settings.photographs else 0
-    net = KernelPredictor(noise_heads=heads)
+    scales = ENLARGING if 1 not in settings.scales else (1,) if set(settings.scales) == {1} else SCALE_FACTORS
+    net = KernelPredictor(noise_heads=heads, scales=scales)
     draw_parameters(net, torch.Generator().manual_seed(settings.seed))
     if start is not None:
         # Weights without a noise head leave the new one as it was drawn.
-        net.load_state_dict(KernelPredictor.from_pretrained(start).state_dict(), strict=not settings.photographs)
+        net.load_state_dict(
+            _for_scales(KernelPredictor.from_pretrained(start), scales), strict=not settings.photographs
+        )
     net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = KernelPredictor(noise_heads=heads).eval()
+    average = KernelPredictor(noise_heads=heads, scales=scales).eval()
     average = average.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average.load_state_dict(net.state_dict())
     source = CropSource(shown, settings)

@@ -15,6 +15,7 @@ def with_nonblind(method: Method, options: BatchOptions, device: torch.device) -
     """``method`` followed by the non-blind step that the options of a command ask for."""
     step = choose_nonblind(
         options.photographs,
+        options.sf,
         options.pictures.sigma,
         device,
         options.path_nonblind,

@@ -82,7 +82,9 @@ def run_training(options: Options) -> int:
 
 def run_evaluation(options: Options) -> int:
     items = find_items(options.dataset or "Test", options.model, options.sf)
-    step = choose_nonblind(False, options.pictures.sigma, pick_device(options.run.device), options.path_nonblind)
+    step = choose_nonblind(
+        False, options.sf, options.pictures.sigma, pick_device(options.run.device), options.path_nonblind
+    )
     if callable(step.sigma):
         raise ValueError("--sigma auto: --evaluate takes a number")
     net = USRNet.from_pretrained(step.files["path_nonblind"]).to(pick_device(options.run.device))
@@ -109,7 +111,7 @@ def run_kernel(options: Options, path: Path) -> int:
 
     settings = {"kernel_convention": options.kernel_convention, "kernel_variable": options.kernel_variable}
     told = Method("NonblindSR", "USRNet", known, settings=settings, files={"kernel": path})
-    return run_batch(options, with_nonblind(told, options, pick_device(options.run.device)))
+    return run_batch(options, with_nonblind(told, options, options.run.build_device))
 
 
 def main() -> int:

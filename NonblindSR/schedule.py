@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from blindsr.kernels import SCALE_FACTORS
+from blindsr.kernels import ENLARGING
 from NonblindSR.usrnet import HyPaNet
 
 __all__ = ["extend_schedule"]
@@ -43,7 +43,7 @@ def extend_schedule(net: HyPaNet, known: float, largest: float, generator: torch
         optimizer.param_groups[0]["lr"] = 2e-3 * (1 - step / STEPS)
         u = torch.rand(512, 2, generator=generator)
         sigma = torch.where(u[:, 1] < 0.5, known * u[:, 0] ** 2, largest * u[:, 0])
-        scale = torch.tensor(SCALE_FACTORS)[torch.randint(len(SCALE_FACTORS), (512,), generator=generator)].float()
+        scale = torch.tensor(ENLARGING)[torch.randint(len(ENLARGING), (512,), generator=generator)].float()
         loss = (ask(net, sigma, scale) - target(sigma, scale)).abs().mean()
         optimizer.zero_grad()
         loss.backward()

@@ -113,8 +113,24 @@ def pretrained_nonblind(
         FileNotFoundError, ValueError: the weights cannot be had, or ``tile`` is out of range.
     """
     _require_tile(tile)
-    bfloat16 = gains_from_bfloat16(device) and not float32
-    return partial(tiled_sr, USRNet.from_pretrained(path).to(device), tile=tile, bfloat16=bfloat16)
+    return partial(_rounded_as_gains, USRNet.from_pretrained(path).to(device), tile, float32)
+
+
+def _rounded_as_gains(
+    net: USRNet,
+    tile: int | None,
+    float32: bool,
+    lr: Tensor,
+    kernel: Tensor,
+    scale_factor: int,
+    sigma: float,
+    /,
+    *,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Asked with each image, since a worker of another process may have moved the network to another device."""
+    bfloat16 = gains_from_bfloat16(lr.device) and not float32
+    return tiled_sr(net, lr, kernel, scale_factor, sigma, tile=tile, bfloat16=bfloat16, on_step=on_step)
 
 
 def _require_tile(tile: int | None) -> None:

@@ -234,6 +234,8 @@ def _with_error(kernels: Tensor, spread: Tensor | float, generator: torch.Genera
 
 def weights_name(settings: USRNetSettings) -> str:
     """The file that a training writes its averaged weights to."""
+    if set(settings.scales) == {1}:
+        return "usrnet_tiny_x1.pth"
     return "usrnet_tiny_photo.pth" if settings.photographs else "usrnet_tiny.pth"
 
 

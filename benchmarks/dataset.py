@@ -137,7 +137,7 @@ def tools(method: Preset, scale_factor: int, weights: Weights, noisy: bool) -> t
     estimator = pretrained_estimator(
         scale_factor, device, preset(method), want_image=method == "paper", path_prior=weights.prior
     )
-    return estimator, choose_nonblind(False, "auto" if noisy else 0.0, device, weights.usrnet)
+    return estimator, choose_nonblind(False, scale_factor, "auto" if noisy else 0.0, device, weights.usrnet)
 
 
 def measure(what: What, pictures: dict[str, Picture], weights: Weights) -> Values:

@@ -24,7 +24,7 @@ class Options:
 
     official: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder with the official weights; there are none for x8."""
-    scales: tuple[int, ...] = (2, 3, 4, 8)
+    scales: tuple[int, ...] = (1, 2, 3, 4, 8)
     """Scale factors."""
     seed: int = 0
     """Seed of the dequantisation noise, the same for both priors."""

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
 from skimage import data
 
 from blindsr.command import parse, run
@@ -46,10 +47,12 @@ class Example:
     """Options of a second result to show."""
     size: tuple[int, int] = (150, 120)
     """Of the crop, in pixels of the input."""
+    scale: int = 2
+    """Scale factor."""
 
     def commands(self) -> dict[str, str]:
         """What makes each result, by the folder it goes to."""
-        plain = f"blindsr {self.name} --sf 2 --preset prediction"
+        plain = f"blindsr {self.name} --sf {self.scale} --preset prediction"
         if not self.remedy:
             return {"sharp": f"{plain} -o sharp/"}
         return {"sharp": f"{plain} -o sharp/", "again": f"{plain} {self.remedy} -o again/"}
@@ -134,6 +137,12 @@ def motion(rng: np.random.Generator) -> bytes:
     return stored(np.mean([np.roll(pixels, x, axis=1) for x in range(-4, 5)], axis=0), "JPEG", 95)
 
 
+def soft(rng: np.random.Generator) -> bytes:
+    """Out of focus a little, at its own size."""
+    blurred = ndimage.gaussian_filter(shrunk(data.coffee(), 1), (1.6, 1.6, 0), mode="mirror")
+    return stored(noisy(blurred, 2, rng), "JPEG", 92)
+
+
 EXAMPLES = (
     Example("phone.jpg", phone, (60, 40)),
     Example("old.jpg", old, (60, 10)),
@@ -142,6 +151,7 @@ EXAMPLES = (
     Example("night.jpg", night, (120, 60)),
     Example("film.jpg", film, (60, 20), "--sigma 30"),
     Example("motion.jpg", motion, (130, 60)),
+    Example("soft.jpg", soft, (120, 80), size=(300, 240), scale=1),
 )
 
 
@@ -149,16 +159,17 @@ def side_by_side(example: Example, folder: Path) -> Image.Image:
     """The crop of the input enlarged by bicubic interpolation, and of each result."""
     left, top = example.corner
     width, height = example.size
-    box = (2 * left, 2 * top, 2 * (left + width), 2 * (top + height))
+    scale = example.scale
+    box = (scale * left, scale * top, scale * (left + width), scale * (top + height))
     with Image.open(folder / example.name) as file:
         given = file.convert("RGB")
-    pictures = [given.resize((2 * given.width, 2 * given.height), Image.Resampling.BICUBIC)]
+    pictures = [given.resize((scale * given.width, scale * given.height), Image.Resampling.BICUBIC)]
     for results in example.commands():
         with Image.open(folder / results / example.name) as file:
             pictures.append(file.convert("RGB"))
-    sheet = Image.new("RGB", (len(pictures) * (2 * width + GAP) - GAP, 2 * height), "white")
+    sheet = Image.new("RGB", (len(pictures) * (scale * width + GAP) - GAP, scale * height), "white")
     for place, picture in enumerate(pictures):
-        sheet.paste(picture.crop(box), (place * (2 * width + GAP), 0))
+        sheet.paste(picture.crop(box), (place * (scale * width + GAP), 0))
     return sheet
 
 

@@ -5,6 +5,8 @@ blur over the middle of each block of pixels, mirrored borders, noise, rounding,
 training saw: those of BSDS500 that the trainings hold out (the last by name).
 
 python benchmarks/photographs.py --images BSDS500/
+
+At x1 the photographs keep their size, and what is gained is over the blurred input itself; some are not blurred.
 """
 
 import io
@@ -24,17 +26,19 @@ from scipy import ndimage
 from torch import Tensor
 
 import tables
+from blindsr import super_resolve
 from blindsr.command import parse, run
+from blindsr.doubts import is_left_alone
+from blindsr.estimation import Estimate
 from blindsr.images import is_image_name, to_uint8
 from blindsr.kernels import align, variance_range
 from blindsr.metrics import psnr_ssim_y
-from blindsr.paths import pretrained_path
 from blindsr.restoration import restore
 from KernelPredictor import KernelPredictor
 from KernelPredictor.predictor import PIXEL_VARIANCE, Prediction, predictor_path
 from logbook import RESULTS, append, fingerprint, read
 from NonblindSR.tiling import pretrained_nonblind
-from NonblindSR.weights import PHOTOGRAPHS
+from NonblindSR.weights import LEAST_SIGMA_X1, shipped_weights
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
@@ -54,6 +58,8 @@ class Damage:
     """Whether it does: variance σ²·(0.1 + 0.9·x/½)."""
     quality: int | None = None
     """Of JPEG (4:2:0), or none."""
+    sharp: bool = False
+    """Whether the picture is not blurred at all."""
 
 
 DAMAGES = (
@@ -69,6 +75,15 @@ DAMAGES = (
     Damage("Poisson σ 10", sigma=10, poisson=True),
     Damage("Poisson σ 17, JPEG 90", sigma=17, poisson=True, quality=90),
 )
+SHARP = (
+    Damage("sharp", sharp=True),
+    Damage("sharp, JPEG 75", quality=75, sharp=True),
+    Damage("sharp, σ 5", sigma=5, sharp=True),
+    Damage("sharp, σ 15", sigma=15, sharp=True),
+)
+"""And at x1: such pictures should come out as they are, or better."""
+MOST = 100.0
+"""PSNR in dB of a picture that nothing happened to."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +98,7 @@ class Options:
     """Photographs for each kind of damage, each kind's begin where the last one's end."""
     scales: tuple[int, ...] = (2, 4)
     """Scale factors."""
-    kinds: tuple[str, ...] = tuple(damage.name for damage in DAMAGES)
+    kinds: tuple[str, ...] = tuple(damage.name for damage in (*DAMAGES, *SHARP))
     """Kinds of damage."""
     predictor: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Weights of the kernel predictor; without it, the shipped ones for photographs."""
@@ -93,6 +108,8 @@ class Options:
     """Noise level told, in grey levels, where the predictor's weights tell none."""
     oracles: bool = True
     """Also with the true noise level, with the true kernel, and with both."""
+    search: bool = False
+    """Also with the search, as the commands do by default."""
     results: Path = RESULTS
     """Folder of the records."""
 
@@ -133,8 +150,14 @@ def make(path: Path, damage: Damage, scale_factor: int, seed: int) -> Photograph
     low, high = variance_range(scale_factor)
     angle = rng.uniform(0, math.pi)
     axes = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    covariance = axes @ np.diag(rng.uniform(low, high, 2)) @ axes.T
+    if scale_factor == 1:  # uniform in pixels, or most pictures would be strongly blurred
+        variances = rng.uniform(math.sqrt(low), math.sqrt(high), 2) ** 2
+    else:
+        variances = rng.uniform(low, high, 2)
+    covariance = axes @ np.diag(variances) @ axes.T
     kernel = gaussian(covariance, scale_factor)
+    if damage.sharp:
+        covariance, kernel = np.zeros((2, 2)), np.ones((1, 1))
     planes = [ndimage.correlate(hr[:, :, c].astype(np.float64), kernel, mode="mirror") for c in range(3)]
     clean = np.stack(planes, axis=-1)[::scale_factor, ::scale_factor]
     variance = 0.1 + 0.9 * clean / 127.5 if damage.poisson else np.ones_like(clean)
@@ -176,19 +199,24 @@ def measure(
     """Y-PSNR of each method on one picture, and what the predictor said of it."""
     lr = as_tensor(photograph.lr)
     prediction = predictor.predict(lr, scale_factor)
-    told = options.sigma / 255 if prediction.sigma is None else prediction.sigma
+    read_sigma = options.sigma / 255 if prediction.sigma is None else prediction.sigma
+    told = max(read_sigma, LEAST_SIGMA_X1 / 255 if scale_factor == 1 else 0.0)  # as the commands do
     ours = align(prediction.kernel, scale_factor)
     true_kernel = torch.from_numpy(photograph.kernel).float()[None, None]
     true_sigma = photograph.sigma / 255
 
     def psnr(pixels: Pixels) -> float:
-        return psnr_ssim_y(pixels, photograph.hr, scale_factor)[0]
+        return min(MOST, psnr_ssim_y(pixels, photograph.hr, scale_factor)[0])
 
     def restored(kernel: Tensor, sigma: float) -> float:
         return psnr(to_uint8(restore(nonblind, lr, kernel, scale_factor, sigma, "reflect")))
 
-    enlarged = Image.fromarray(photograph.lr).resize(photograph.hr.shape[1::-1], Image.Resampling.BICUBIC)
-    scores = {"bicubic": psnr(np.asarray(enlarged)), "ours": restored(ours, told)}
+    enlarged = np.asarray(Image.fromarray(photograph.lr).resize(photograph.hr.shape[1::-1], Image.Resampling.BICUBIC))
+    estimate = Estimate(ours, None, losses=[], seconds=0.0, seed=0, **prediction.findings)
+    alone = is_left_alone(estimate, True, 255 * told, own_size=scale_factor == 1)
+    scores = {"bicubic": psnr(enlarged), "ours": psnr(enlarged) if alone else restored(ours, told)}
+    if options.search:
+        scores["search"] = psnr(super_resolve(photograph.lr, scale_factor)[0])
     if options.oracles:
         scores["true σ"] = restored(ours, true_sigma)
         scores["true kernel"] = restored(true_kernel, told)
@@ -197,34 +225,43 @@ def measure(
         "psnr": scores,
         "made": kernel_error(prediction, photograph.covariance, scale_factor),
         "expected": prediction.expected_error,
-        "sigma": 255 * told,
+        "sigma": 255 * read_sigma,
         "true sigma": photograph.sigma,
     }
 
 
-def main() -> int:
-    options = parse(Options, __doc__ or "")
-    unknown = set(options.kinds) - {damage.name for damage in DAMAGES}
-    if unknown:
-        raise ValueError(f"--kinds {' '.join(sorted(unknown))}: there are {', '.join(d.name for d in DAMAGES)}")
-    paths = sorted((p for p in options.images.rglob("*") if is_image_name(p)), key=lambda path: path.name)
-    paths = paths[-options.held_out :]
-    if not paths:
-        raise ValueError(f"--images {options.images}: holds no picture")
-    weights = options.predictor or predictor_path(photographs=True), options.nonblind or pretrained_path(PHOTOGRAPHS)
+def measure_scale(scale_factor: int, paths: list[Path], options: Options) -> None:
+    """Take down what is not on record yet."""
+    predictor_file = options.predictor or predictor_path(True, scale_factor)
+    weights = predictor_file, options.nonblind or shipped_weights(True, scale_factor)
     predictor = KernelPredictor.from_pretrained(weights[0])
     nonblind = pretrained_nonblind(weights[1], torch.device("cpu"))
-
     log = options.results / "photographs.jsonl"
     known = [record.what for record in read(log)]
     same = {"oracles": options.oracles, "fingerprint": fingerprint(*weights)}
-    for scale_factor, (kind, damage), number in product(options.scales, enumerate(DAMAGES), range(options.pictures)):
+    if options.search:
+        same["search"] = True
+    kinds = (*DAMAGES, *SHARP) if scale_factor == 1 else DAMAGES
+    for (kind, damage), number in product(enumerate(kinds), range(options.pictures)):
         place = kind * options.pictures + number
         path, seed = paths[place % len(paths)], 1000 * scale_factor + place
         what = {"scale": scale_factor, "damage": damage.name, "picture": path.stem, "seed": seed, **same}
         if damage.name in options.kinds and what not in known:
             photograph = make(path, damage, scale_factor, seed)
             append(log, what, measure(photograph, scale_factor, predictor, nonblind, options))
+
+
+def main() -> int:
+    options = parse(Options, __doc__ or "")
+    known_kinds = [damage.name for damage in (*DAMAGES, *SHARP)]
+    if unknown := set(options.kinds) - set(known_kinds):
+        raise ValueError(f"--kinds {' '.join(sorted(unknown))}: there are {', '.join(known_kinds)}")
+    paths = sorted((p for p in options.images.rglob("*") if is_image_name(p)), key=lambda path: path.name)
+    paths = paths[-options.held_out :]
+    if not paths:
+        raise ValueError(f"--images {options.images}: holds no picture")
+    for scale_factor in options.scales:
+        measure_scale(scale_factor, paths, options)
     print(tables.photographs(options.results))
     return 0
 

@@ -294,7 +294,7 @@ def noise(results: Path) -> str:
 def photographs(results: Path) -> str:
     """Photographs made independently, by what happened to them."""
     records = read(results / "photographs.jsonl")
-    methods = ("bicubic", "ours", "true σ", "true kernel", "both")
+    methods = ("bicubic", "ours", "search", "true σ", "true kernel", "both")
     rows = []
     for scale in sorted({record.what["scale"] for record in records}):
         of_scale = [record for record in records if record.what["scale"] == scale]
@@ -310,6 +310,19 @@ def photographs(results: Path) -> str:
             rows.append([f"x{scale}", kind, str(len(runs)), *cells, *shown])
     head = ["", "damage", "pictures", *methods, "gain", "least gain", "σ read", "σ true", "error made / expected"]
     return markdown(head, rows)
+
+
+def deblurring(results: Path) -> str:
+    """USRNet at x1 with the true kernels, beside classical methods."""
+    records = read(results / "deblurring.jsonl")
+    methods = ("input", "USRNet", "Wiener", "unsupervised Wiener", "Richardson–Lucy")
+    rows = []
+    for width, noise in sorted({(record.what["width"], record.what["noise"]) for record in records}):
+        runs = [r.values["psnr"] for r in records if (r.what["width"], r.what["noise"]) == (width, noise)]
+        least = min(run["USRNet"] - run["input"] for run in runs)
+        means = [f"{np.mean([run[method] for run in runs]):.2f}" for method in methods]
+        rows.append([f"{width:g}", f"{noise:g}", str(len(runs)), *means, f"{least:+.2f}"])
+    return markdown(["blur", "noise", "pictures", *methods, "least gain of USRNet"], rows)
 
 
 def likelihood(results: Path) -> str:
@@ -457,6 +470,41 @@ def demo_page(results: Path) -> str:
     return markdown(["", "kernel", "processor", "result", "processor", "GiB", "device"], rows)
 
 
+def workers(results: Path) -> str:
+    """Pictures an hour by workers and threads, medians over the rounds, against one worker of one thread."""
+    records = read(results / "workers.jsonl")
+    ways = dict.fromkeys((record.what["workers"], record.what["threads"]) for record in records)
+
+    def median(way: tuple[int, int], value: str) -> float:
+        found = [r.values[value] for r in records if (r.what["workers"], r.what["threads"]) == way]
+        return float(np.median(found))
+
+    rows = []
+    for count, threads in ways:
+        hourly, spent = (median((count, threads), value) for value in ("hourly", "cpu_seconds"))
+        gain = hourly / median((1, 1), "hourly")
+        cells = [f"{hourly:.0f}", f"{gain:.2f}", f"{100 * gain / (count * threads):.0f} %", f"{spent:.1f}"]
+        rows.append([f"{count}", f"{threads}", *cells])
+    head = ["workers", "threads each", "pictures an hour", "gain", "efficiency", "CPU seconds a picture"]
+    return markdown(head, rows)
+
+
+def driver(results: Path) -> str:
+    """What sharing pictures costs the driver."""
+    rows = []
+    for record in read(results / "driver.jsonl"):
+        what, values = record.what, record.values
+        cells = [
+            (values["per_second"], 1),
+            (values["cpu_ms"], 2),
+            (100 * values["cpu_share"], 1),
+            (values["gigabytes"], 2),
+        ]
+        rows.append([f"{what['workers']}", f"{what['pictures']}", *(number(*cell) for cell in cells)])
+    head = ["dummies", "pictures", "pictures a second", "driver's CPU, ms a picture", "% of a core", "GiB"]
+    return markdown(head, rows)
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "reproduction": reproduction,
     **{name: lambda results, name=name: dataset(results, name) for name in SIZES},  # type: ignore[misc]
@@ -465,6 +513,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "nonblind": nonblind,
     "noise": noise,
     "photographs": photographs,
+    "deblurring": deblurring,
     "likelihood": likelihood,
     "variants": lambda results: variants(results, 1.0),
     "variants, enlarged": lambda results: variants(results, 1.5),
@@ -475,6 +524,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "confidence": confidence,
     "report": report_page,
     "demo": demo_page,
+    "workers": workers,
+    "driver": driver,
 }
 """What makes each table, by the name between its markers."""
 

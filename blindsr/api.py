@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blindsr.devices import DeviceName, pick_device
-from blindsr.doubts import doubts, is_beyond_kernels
+from blindsr.doubts import doubts, is_left_alone
 from blindsr.estimation import Estimate, Estimator, OnStep, place
 from blindsr.kernels import SCALE_FACTORS, as_kernel, locate, normalize
 from blindsr.restoration import Padding, enlarge, restore
@@ -43,7 +43,7 @@ def super_resolve(
     Args:
         image: an array h×w or h×w×C (uint8, uint16, or floating in [0, 1]) or a floating tensor C×h×w or 1×C×h×w
             in [0, 1]; C is 1 (grey) or 3 (RGB), one more with alpha, which is resized.
-        scale_factor: s, one of 2, 3, 4, 8.
+        scale_factor: s, one of 2, 3, 4, 8; 1 deblurs the image at its own size.
         kernel: k×k or 1×1×k×k where it is known, applied by cross-correlation; nothing is estimated then. Where its
             centre lies is seen (:func:`blindsr.kernels.locate`).
         estimator: any function of :class:`blindsr.estimation.Estimator`'s form; without it, DIP-FKP's search.
@@ -76,21 +76,23 @@ def super_resolve(
     grey, has_alpha = len(planes) < 3, len(planes) % 2 == 0
     # Of grey three equal channels, as estimators and USRNet expect.
     lr = planes[None, : 1 if grey else 3].expand(1, 3, -1, -1)
-    step = choose_nonblind(not prepared, sigma if sigma == "auto" else 255 * sigma, where, float32=float32)
+    step = choose_nonblind(
+        not prepared, scale_factor, sigma if sigma == "auto" else 255 * sigma, where, float32=float32
+    )
     if kernel is not None:
         known, aligned = locate(normalize(as_kernel(kernel)), scale_factor)
         estimate = Estimate(known.float(), None, losses=[], seconds=0.0, seed=seed, aligned=aligned)
     else:
         if estimator is None:
-            settings, weights = replace(preset(), circular=prepared), predictor_path(photographs=not prepared)
+            settings, weights = replace(preset(), circular=prepared), predictor_path(not prepared, scale_factor)
             estimator = pretrained_estimator(scale_factor, where, settings, path_predictor=weights)
         estimate = estimator(lr, scale_factor, seed=seed, on_step=on_step)
     found = place(estimate, scale_factor, photograph=not prepared)
     noise = step.sigma(lr, found.sigma) if callable(step.sigma) else step.sigma
-    read = 255 * noise if callable(step.sigma) else None
-    notes = doubts(found, not prepared, read) + found.notes
+    read, own_size = 255 * noise if callable(step.sigma) else None, scale_factor == 1
+    notes = doubts(found, not prepared, read, own_size=own_size) + found.notes
     padding: Padding = "circular" if periodic else "none" if prepared else "reflect"
-    if is_beyond_kernels(found, not prepared, read):
+    if is_left_alone(found, not prepared, read, own_size=own_size):
         sr = enlarge(lr, scale_factor)[0]
     else:
         sr = restore(step.network, lr, found.kernel, scale_factor, noise, padding, on_step)[0]

@@ -18,9 +18,13 @@ __all__ = [
     "pick_device",
     "preferred_memory_format",
     "release_memory",
+    "share_memory",
 ]
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+
+_sharers = 1
+"""Processes that share this machine's memory, this one included."""
 
 
 def pick_device(name: DeviceName = "auto") -> torch.device:
@@ -46,11 +50,17 @@ def free_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         # What PyTorch has reserved and does not use counts as free as well.
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + unused
+        return (torch.cuda.mem_get_info(device)[0] + unused) // _sharers
     if device.type != "cpu":
         return None
     bounds = [*_machine_memory(), *_container_memory(), *_process_memory()]
-    return max(0, min(bounds)) + _kept_memory() if bounds else None
+    return (max(0, min(bounds)) + _kept_memory()) // _sharers if bounds else None
+
+
+def share_memory(processes: int) -> None:
+    """Let :func:`free_memory` tell this process its part from now on, as one of so many on this machine."""
+    global _sharers
+    _sharers = max(1, processes)
 
 
 def _machine_memory(proc: Path = Path("/proc")) -> Iterator[int]:

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
+    "ENLARGING",
     "SCALE_FACTORS",
     "align",
     "as_kernel",
@@ -40,18 +41,38 @@ __all__ = [
     "variance_range",
 ]
 
-SCALE_FACTORS = (2, 3, 4, 8)
-"""The scale factors that the project has weights for."""
+ENLARGING = (2, 3, 4, 8)
+"""The scale factors that make a picture larger."""
+SCALE_FACTORS = (1, *ENLARGING)
+"""The scale factors that the project has weights for; at 1 a picture is deblurred at its own size."""
 
 
 def kernel_side(scale_factor: int) -> int:
-    """Side of the kernel in HR pixels: 11, 15, 19, 21 for scale factors 2, 3, 4, 8 (paper, section 4.1)."""
-    return min(4 * scale_factor + 3, 21)
+    """Side of the kernel in HR pixels: 11, 15, 19, 21 for scale factors 2, 3, 4, 8 (paper, section 4.1); 25 for 1.
+
+    At 1 it reaches to 4 of the widest kernel's standard deviations: without the averaging of s² pixels into one, what
+    is cut off shows.
+    """
+    return 25 if scale_factor == 1 else min(4 * scale_factor + 3, 21)
 
 
 def variance_range(scale_factor: int) -> tuple[float, float]:
-    """Smallest and largest variance along a principal axis, in HR pixels² (paper, section 4.1)."""
-    return 0.175 * scale_factor, min(2.5 * scale_factor, 10.0)
+    """Smallest and largest variance along a principal axis, in HR pixels² (paper, section 4.1).
+
+    At 1 the largest is 9, not the paper's 2.5: a photograph is seen to be blurred from about 1 pixel of standard
+    deviation on, and beyond 3 hardly any detail is left to bring back.
+    """
+    return 0.175 * scale_factor, 9.0 if scale_factor == 1 else min(2.5 * scale_factor, 10.0)
+
+
+def _variance(u: Tensor, scale_factor: int, low: float, high: float) -> Tensor:
+    """Variances in low to high from draws in [0, 1]: uniform as the paper's, at 1 uniform in the standard deviation.
+
+    There the range is so wide that uniform variances would be those of strong blur, three in four above 1.5 pixels.
+    """
+    if scale_factor == 1:
+        return (math.sqrt(low) + (math.sqrt(high) - math.sqrt(low)) * u) ** 2
+    return low + (high - low) * u
 
 
 def as_kernel(values: Tensor | npt.ArrayLike) -> Tensor:
@@ -121,14 +142,14 @@ def random_kernels(
     side: int | None = None,
     variances: tuple[float, float] | None = None,
 ) -> Tensor:
-    """``count`` kernels, λ1, λ2 and θ uniform over their ranges, drawn on the generator's device.
+    """``count`` kernels, λ1, λ2 (at 1 their roots) and θ uniform over their ranges, drawn on the generator's device.
 
     Returns:
         count×1×side×side float32, each summing to 1.
     """
     low, high = variances or variance_range(scale_factor)
     u = torch.rand(3, count, generator=generator, device=generator.device)
-    lambdas = low + (high - low) * u[:2]
+    lambdas = _variance(u[:2], scale_factor, low, high)
     return gaussian_kernels(lambdas[0], lambdas[1], math.pi * u[2], side or kernel_side(scale_factor), scale_factor)
 
 
@@ -178,12 +199,10 @@ def random_kernels_numpy(
         1×1×side×side float64, sum 1.
     """
     low, high = variances
-    lambda1 = low + rng.rand() * (high - low)
-    lambda2 = low + rng.rand() * (high - low)
-    theta = rng.rand() * math.pi
+    draws = torch.tensor([[rng.rand()], [rng.rand()]], dtype=torch.float64)
+    lambda1s, lambda2s = _variance(draws, scale_factor, low, high)
+    thetas = torch.tensor([rng.rand() * math.pi], dtype=torch.float64)
     noise = -noise_level + rng.rand(side, side) * noise_level * 2
-    parameters = torch.tensor([[lambda1], [lambda2], [theta]], dtype=torch.float64)
-    lambda1s, lambda2s, thetas = parameters
     return gaussian_kernels(lambda1s, lambda2s, thetas, side, scale_factor, torch.from_numpy(noise)[None])
 
 

@@ -1,5 +1,6 @@
 """From an LR image and its kernel to the HR image, whatever the non-blind network."""
 
+import math
 from typing import Literal
 
 import torch
@@ -17,6 +18,10 @@ which the published figures take so. "reflect": mirrored, for photographs. "circ
 
 MARGIN = 16
 """LR pixels that an image is continued by at each border."""
+MARGIN_X1, BEND = 32, 16
+"""At x1: that margin, and how far into it the odd mirror image of the border reaches. There blur cannot be undone but
+where all that the kernel sees is blurred as well, and a mirror image has a kink at the border that no blur leaves:
+undone, it would ring far into the picture."""
 CELL = 16
 """Side in LR pixels of the areas whose brightness is kept: over so many the noise averages out."""
 
@@ -49,19 +54,47 @@ def restore(
     kernel = kernel.to(lr.device)
     if padding == "none":
         return nonblind(lr, kernel, scale_factor, sigma, on_step=on_step)
-    rows, cols = (min(MARGIN, length - 1) for length in lr.shape[-2:])
+    smooth = scale_factor == 1 and padding == "reflect"
+    rows, cols = (min(MARGIN_X1 if smooth else MARGIN, (length - 1) // (1 + smooth)) for length in lr.shape[-2:])
     side, low = kernel.shape[-1], min(lr.shape[-2] + 2 * rows, lr.shape[-1] + 2 * cols)
     if low * scale_factor < side:
         raise ValueError(
             f"the image ({lr.shape[-1]}×{lr.shape[-2]}) is too small for a {side}×{side} kernel at "
             f"x{scale_factor}, even with what lies beyond its border; use a larger one, or a smaller kernel"
         )
-    padded = F.pad(lr, (cols, cols, rows, rows), mode=padding)
+    if smooth:
+        padded = _continued(_continued(lr, -1, cols), -2, rows)
+    else:
+        padded = F.pad(lr, (cols, cols, rows, rows), mode=padding)
     sr = nonblind(padded, kernel, scale_factor, sigma, on_step=on_step)
     _keep_brightness(sr, padded, kernel, scale_factor)
     height, width = (length * scale_factor for length in lr.shape[-2:])
     top, left = rows * scale_factor, cols * scale_factor
     return sr[..., top : top + height, left : left + width]
+
+
+def _continued(image: Tensor, dim: int, margin: int) -> Tensor:
+    """Continue an image by ``margin`` pixels at both ends of ``dim``, without a kink there, so that it is periodic.
+
+    Close to the border the continuation is the odd mirror image, 2·border − image (anti-reflective boundary
+    conditions: Serra-Capizzano, SIAM J. Sci. Comput. 2003), further out the even one. Those of both ends are
+    cross-faded over the gap of twice the margin between the last pixel and the first of the next period.
+    """
+    length, gap = image.shape[dim], 2 * margin
+    place = torch.arange(1, gap + 1, device=image.device)
+    shape = [-1 if d == dim % image.ndim else 1 for d in range(image.ndim)]
+    bend = (0.5 + 0.5 * torch.cos(math.pi * (place / BEND).clamp(max=1))).view(shape)
+    fade = (0.5 + 0.5 * torch.cos(math.pi * (place - 0.5) / gap)).view(shape)
+
+    def beyond(end: Tensor) -> Tensor:
+        """What follows the last of the gap + 1 pixels ``end``."""
+        mirrored = end.narrow(dim, 0, gap).flip(dim)
+        return mirrored + 2 * bend * (end.narrow(dim, gap, 1) - mirrored)
+
+    after = beyond(image.narrow(dim, length - gap - 1, gap + 1))
+    before = beyond(image.narrow(dim, 0, gap + 1).flip(dim)).flip(dim)
+    filled = after * fade + before * (1 - fade)
+    return torch.cat([filled.narrow(dim, margin, margin), image, filled.narrow(dim, 0, margin)], dim=dim)
 
 
 def enlarge(lr: Tensor, scale_factor: int) -> Tensor:

@@ -26,8 +26,8 @@ class Options:
 
     model: DataModel = "DIPFKP"
     """Whose test kernels to draw."""
-    sf: Literal[2, 3, 4, 8] = 2
-    """Scale factor; KernelGANFKP has 2 and 4."""
+    sf: Literal[1, 2, 3, 4, 8] = 2
+    """Scale factor; KernelGANFKP has 2 and 4. At 1 the pictures are blurred and keep their size."""
     dataset: Annotated[str, tyro.conf.arg(aliases=["-d"])] = "Test"
     """A name under data/datasets, or the path of a folder that holds HR."""
     noise_ker: float = 0.0

@@ -15,7 +15,7 @@ from KernelPredictor.predictor import predictor_path
 
 def quick(scale_factor):
     """DIP-FKP's prediction for photographs."""
-    weights = predictor_path(photographs=True)
+    weights = predictor_path(True, scale_factor)
     return pretrained_estimator(scale_factor, torch.device("cpu"), preset("prediction"), path_predictor=weights)
 
 

@@ -52,20 +52,26 @@ QUICK = {
     r"benchmarks/image_prior": f"--sides 32 --steps 1 {RESULTS}",
     r"benchmarks/estimators": f"--methods 'DIP-FKP, prediction' --scales 2 --seeds 0 --pictures coins {RESULTS}",
     r"benchmarks/photographs": f"--scales 4 --no-oracles --kinds clean {RESULTS}",
+    r"benchmarks/deblurring": f"--pictures 1 --widths 1.5 --noises 5 {RESULTS}",
     r"benchmarks/tables": "",
     r"benchmarks/figures": "--output {tmp}/figures",
 }
 """What makes each command short: the first pattern found in it decides. An -o of its own is kept."""
 
+FAR = "--workers|--ray|s3://"
+"""What needs Ray or a server: tests/test_ray.py, tests/test_storage.py."""
 ELSEWHERE = (
-    r"benchmarks/(compare|killed|overview|pages|photograph_examples|gpu)|training_photographs|-m pytest|-m blindsr"
+    r"benchmarks/(compare|killed|overview|pages|photograph_examples|gpu|workers|driver)|training_photographs"
+    rf"|-m pytest|-m blindsr|{FAR}"
 )
 """tests/test_compare.py; ten minutes, in small tests/test_killed.py; Chromium, tests/test_demo.py; pictures;
-tests/test_gpu.py; tests/test_cli.py; this very run, tests/test_hostile.py; tests/test_report.py, test_comparison.py
-and test_script.py."""
+tests/test_gpu.py; timings; tests/test_cli.py; this very run, tests/test_hostile.py; tests/test_report.py,
+test_comparison.py and test_script.py."""
 
 
 def extra_options(command):
+    if re.search(FAR, command):
+        return None
     extra = next((extra for pattern, extra in QUICK.items() if re.search(pattern, command)), None)
     return extra.replace("-o {tmp}/out", "") if extra and " -o " in command else extra
 
@@ -77,8 +83,9 @@ def small(tmp_path_factory, picture):
     pixels = (255 * picture[0].permute(1, 2, 0).numpy()).astype(np.uint8)[:48, :64]
     for name in ("photo.jpg", "portrait.png", "holiday/a.jpg", "holiday/b.jpg", "Set5/HR/a.png", "DIV2K/HR/a.png"):
         write_image(tmp / name, pixels)
-    for name in ("usrnet/a.png", "usrnet/b.png", "predictor/a.png", "predictor/b.png"):
-        write_image(tmp / "photographs" / name, np.kron(pixels, np.ones((7, 7, 1), np.uint8)))
+    for folder in ("photographs/usrnet", "photographs/predictor", "BSDS500"):
+        for name in ("a.png", "b.png"):
+            write_image(tmp / folder / name, np.kron(pixels, np.ones((7, 7, 1), np.uint8)))
     write_kernel(tmp / "k.mat", random_kernels(1, 3, torch.Generator().manual_seed(0)))
     shutil.copytree(data_folder() / "pretrained_models", tmp / "official")
     for stage in ("first", "second", "eighth", "ninth", "tenth", "photo_first"):

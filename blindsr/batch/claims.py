@@ -148,5 +148,9 @@ def one_line(item: Item, error: Exception) -> str:
         place = traceback.extract_tb(error.__traceback__)[-1]
         message = f"{type(error).__name__} in {Path(place.filename).name}, line {place.lineno}: {error!s:.80}"
         message = " ".join(message.split())
-    known = any(str(path) in message for path in (item.lr, item.hr, item.kernel) if path is not None)
-    return message if known else f"{item.lr}: {message}"
+    if item.source is not None:
+        message = message.replace(str(item.lr), item.source)  # where it was fetched to says nothing
+    known = item.shown in message or any(
+        str(path) in message for path in (item.lr, item.hr, item.kernel) if path is not None
+    )
+    return message if known else f"{item.shown}: {message}"

@@ -2,35 +2,32 @@
 
 import logging
 import os
-import platform
-import sys
 import webbrowser
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from tqdm.contrib.logging import logging_redirect_tqdm
 
+from blindsr.batch.cluster import require_ray
 from blindsr.batch.inputs import Item, find_items, input_items
-from blindsr.batch.options import BatchOptions
-from blindsr.batch.pages import PAGE, page_path
-from blindsr.batch.records import ENDINGS, Records, hash_file
+from blindsr.batch.lines import print_outcome
+from blindsr.batch.options import BatchOptions, RunOptions
+from blindsr.batch.pages import page_path
+from blindsr.batch.records import Records, hash_file
 from blindsr.batch.report import write_report
-from blindsr.batch.results import Result
-from blindsr.batch.run import Job, process
+from blindsr.batch.run import Job
+from blindsr.batch.storage import Store, require_replaceable
 from blindsr.batch.summary import write_summary
-from blindsr.command import Bar, given
-from blindsr.devices import gains_from_bfloat16, pick_device
-from blindsr.estimation import Estimator, NoiseEstimator, NonblindSR, OnStep
+from blindsr.batch.work import Work, do
+from blindsr.batch.workers import device_metadata, versions
+from blindsr.command import given
+from blindsr.estimation import Estimator, NoiseEstimator, NonblindSR
 from blindsr.files import probe_folder
-from blindsr.interruption import end_if_interrupted
 from blindsr.paths import data_folder
 from blindsr.picture_names import passed_over
+from blindsr.urls import url_of
 
 __all__ = ["Method", "run_batch"]
 
@@ -39,7 +36,7 @@ logger = logging.getLogger(__name__)
 LONGEST_NAME = 200
 """Bytes of a picture's name; file systems have 255 for a file's, and results append to it."""
 
-WHERE = ("--input-dir", "--output-dir", "--no-resume", "--overwrite", "--verbose", "--open")
+WHERE = ("--input-dir", "--output-dir", "--no-resume", "--overwrite", "--verbose", "--open", "--workers", "--ray")
 """Options that say where and whether, not how a result is made."""
 
 
@@ -74,6 +71,7 @@ def run_batch(options: BatchOptions, method: Method) -> int:
         ValueError, OSError: the options name nothing that can be done.
     """
     _require_consistent(options)
+    _require_processes(options.run)
     if not 1 <= options.pictures.quality <= 100:
         raise ValueError(f"--quality {options.pictures.quality}: must lie between 1 and 100")
     if method.batch is not None and method.batch < 1:
@@ -82,12 +80,10 @@ def run_batch(options: BatchOptions, method: Method) -> int:
         raise ValueError(f"--seed {method.seed}: must lie between 0 and 2^63 − 1")
     items, name = _find_pictures(options, method.data_model)
     default_folder = data_folder() / f"log_{method.data_model}" / f"{name}_{method.model}_lr_x{options.sf}"
-    folder = (options.output_dir or default_folder).resolve()
-    device = pick_device(options.run.device)
     job = Job(
         method.estimator,
         options.sf,
-        device,
+        options.run.build_device,
         method.nonblind,
         method.sigma,
         options.photographs,
@@ -97,27 +93,60 @@ def run_batch(options: BatchOptions, method: Method) -> int:
         options.pictures.quality,
         method.batch,
     )
-    settings = _settings(options, method)
-    records = Records(
-        folder,
-        settings,
-        _metadata(options, method, device),
-        resume=options.run.resume,
-        overwrite=options.run.overwrite,
-    )
+    records = _records(options, method)
+    output = _require_output(options.output_dir or default_folder, items, records)
+    results, interrupted = do(Work(items, job, output, records), options.run)
+    if isinstance(output, Store):
+        output.summarize()
+    else:
+        write_summary(output)
+        page = write_report(output, previews=not interrupted)
+        if options.run.open and not interrupted:
+            webbrowser.open(page.as_uri())
+    return print_outcome(items, results, output, interrupted, options.run.resume)
+
+
+def _require_processes(run: RunOptions) -> None:
+    """Check the numbers of workers and threads, and set that of this process."""
+    for name, value in (("workers", run.workers), ("threads", run.threads)):
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"--{name} {value}: must be 1 or more")
+    if run.on_ray:
+        require_ray()
+    if run.threads is not None:
+        torch.set_num_threads(run.threads)
+
+
+def _records(options: BatchOptions, method: Method) -> Callable[[Path], Records]:
+    """Of a folder, the records of this run."""
+    settings, metadata = _settings(options, method), _metadata(options, method)
+    resume, overwrite = options.run.resume, options.run.overwrite
+    return lambda folder: Records(folder, settings, metadata, resume=resume, overwrite=overwrite)
+
+
+def _require_output(path: Path, items: list[Item], records: Callable[[Path], Records]) -> Path | Store:
+    """Where the results go, which takes them: a folder, made if need be, or a store.
+
+    Raises:
+        ValueError: it does not; says why.
+    """
+    if url := url_of(path):
+        store = Store(url)
+        _require_distinct_names(items, Path.cwd())
+        require_replaceable(items, store, records)
+        store.probe()
+        return store
+    folder = path.resolve()
     _require_distinct_names(items, folder)
     for item in items:
+        if item.source is not None:
+            continue  # looked at when it is fetched
         if item.lr.resolve().parent == folder:
             raise ValueError(f"--output-dir {folder}: holds the input pictures; choose another folder")
-        records.require_replaceable(item)
+        records(folder).require_replaceable(item)
     page_path(folder)  # refuses now what could not be written after the work
     probe_folder(folder)
-    results, interrupted = _work(items, job, folder, records)
-    write_summary(folder)
-    page = write_report(folder, previews=not interrupted)
-    if options.run.open and not interrupted:
-        webbrowser.open(page.as_uri())
-    return _report(items, results, folder, interrupted, options.run.resume)
+    return folder
 
 
 def _require_consistent(options: BatchOptions) -> None:
@@ -183,26 +212,18 @@ def _settings(options: BatchOptions, method: Method) -> dict[str, Any]:
     }
 
 
-def _metadata(options: BatchOptions, method: Method, device: torch.device) -> dict[str, Any]:
-    try:
-        ours = version("blindsr")
-    except PackageNotFoundError:  # run from a copy that nobody installed
-        ours = "unknown"
+def _metadata(options: BatchOptions, method: Method) -> dict[str, Any]:
+    # Not how many worked on it: of that no result depends.
+    left_out = ("device", "open", "workers", "ray", "threads")
     return {
-        **{key: value for key, value in asdict(options.run).items() if key not in ("device", "open")},
+        **{key: value for key, value in asdict(options.run).items() if key not in left_out},
         "given": {option: value for option, value in given(options).items() if option not in WHERE},
         "dataset": None if options.paths else options.dataset or "Test",
         "input_dir": [str(path) for path in options.paths],
-        "device": device.type,
+        **device_metadata(options.run.build_device),
         "batch": method.batch,
-        "bfloat16": gains_from_bfloat16(device),
         "files": {key: path.name for key, path in method.files.items()},
-        "versions": {
-            "blindsr": ours,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
     }
 
 
@@ -224,99 +245,3 @@ def _tells_case_apart(folder: Path) -> bool:
     there = next(path for path in (folder, *folder.parents) if path.exists())
     other = there.with_name(there.name.swapcase())
     return other == there or not (other.exists() and other.samefile(there))
-
-
-def _work(items: list[Item], job: Job, folder: Path, records: Records) -> tuple[list[Result], bool]:
-    """The results so far, each told in a line, and whether the user broke off."""
-    results: list[Result] = []
-    places = {item: place for place, item in enumerate(items, start=1)}
-    bar_format = "{desc} {percentage:3.0f}%|{bar}| {n}/{total} [{elapsed}<{remaining}{postfix}]"
-    with Bar(total=1, bar_format=bar_format) as bar, logging_redirect_tqdm() if bar.drawn else nullcontext():
-
-        def progress(item: Item, *others: Item) -> OnStep:
-            name = f"{item.name} and {len(others)} more" if others else item.name
-            bar.set_description_str(f"{name} ({places[item]}/{len(items)})", refresh=False)
-            bar.set_postfix_str("", refresh=False)
-            bar.restart(total=1)
-
-            def on_step(done: int, total: int, loss: float | None) -> None:
-                end_if_interrupted()
-                bar.set_postfix_str("USRNet" if loss is None else f"loss {loss:.2e}", refresh=False)
-                if total != bar.total:
-                    # USRNet's steps take another time than a search's, and a resumed search does not begin at 0.
-                    bar.restart(total=total, done=done - 1)
-                bar.update(done - bar.n)
-
-            return on_step
-
-        try:
-            for result in process(items, job, folder, progress=progress, records=records):
-                if result.error is not None:
-                    end_if_interrupted()
-                results.append(result)
-                bar.total = bar.n or 1  # a search may end before its last iteration
-                bar.write(_line(result), file=sys.stdout if result.error is None else sys.stderr)
-        except KeyboardInterrupt:
-            return results, True
-        finally:
-            bar.leave = bar.drawn and bar.n > 0  # nothing is left to see of it where all was done before
-            if not bar.leave:
-                bar.clear()
-    return results, False
-
-
-def _report(items: list[Item], results: list[Result], folder: Path, interrupted: bool, resume: bool) -> int:
-    """Print means, places and counts; the exit status."""
-    done = [result for result in results if result.error is None and not result.claimed]
-    claimed = sum(result.claimed for result in results)
-    failed = len(results) - len(done) - claimed
-    if len(done) > 1 and any(result.kernel_psnr is not None for result in done):
-        print(_mean_line(done))
-    if done:
-        written = [f"<image>{end}" for end in (*ENDINGS, ".json") if (folder / f"{done[0].item.name}{end}").exists()]
-        print(f"results: {folder} ({', '.join(written)}; all of them in {PAGE})")
-    if claimed:
-        print(f"{claimed} of {len(items)} pictures were left to another process that works on them")
-    if interrupted:
-        counts = f"{len(done)} done, {failed} failed, {len(items) - len(results)} left"
-        command = "the same command" if resume else "the same command without --no-resume"
-        print(f"interrupted: of {len(items)} pictures {counts}; {command} goes on from there", file=sys.stderr)
-        return 130
-    if failed:
-        print(f"{failed} of {len(results)} pictures failed", file=sys.stderr)
-        return 2
-    return 0
-
-
-def _line(result: Result) -> str:
-    if result.error is not None:
-        return f"error: {result.error}"
-    parts = [result.item.name]
-    if result.claimed:
-        return f"{result.item.name}  left to another process that works on it"
-    if result.earlier:
-        parts.append("done before")
-    if result.psnr is not None:
-        parts.append(f"PSNR {result.psnr:.2f} dB, SSIM {result.ssim:.4f}")
-    if result.kernel_psnr is not None:
-        parts.append(f"kernel PSNR {result.kernel_psnr:.2f} dB")
-    took = [f"{result.seconds:.1f} s"] * bool(result.seconds)
-    if result.sr_seconds:
-        took.append(f"USRNet {result.sr_seconds:.1f} s")
-    if took:
-        parts.append(" + ".join(took))
-    if result.converged is False:
-        parts.append("the kernel had not converged")
-    return "  ".join([*parts, *result.notes])
-
-
-def _mean_line(results: list[Result]) -> str:
-    def mean(values: list[float | None]) -> float:
-        return float(np.mean([value for value in values if value is not None]))
-
-    parts = [f"mean of {len(results)}"]
-    if any(result.psnr is not None for result in results):
-        parts.append(f"PSNR {mean([r.psnr for r in results]):.2f} dB, SSIM {mean([r.ssim for r in results]):.4f}")
-    parts.append(f"kernel PSNR {mean([r.kernel_psnr for r in results]):.2f} dB")
-    parts.append(f"{mean([r.seconds for r in results]):.1f} s")
-    return "  ".join(parts)

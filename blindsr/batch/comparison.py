@@ -239,7 +239,8 @@ def _input_view(records: list[Record], size: tuple[int, int], output: Path) -> l
         if path.is_file() and isinstance(scale_factor, int):
             displaced = 0 if record.settings.get("photographs") else scale_factor - 1
             shift = (displaced / size[1], displaced / size[0])
-            return [View("input", _address(path, output), ["enlarged by the browser"], shift)]
+            lines = [] if scale_factor == 1 else ["enlarged by the browser"]
+            return [View("input", _address(path, output), lines, shift)]
     return []
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from blindsr.images import is_image_name
 from blindsr.paths import data_folder, shipped_dataset
+from blindsr.urls import pictures_behind, url_of
 
 __all__ = [
     "Item",
@@ -31,10 +32,17 @@ class Item:
     lr: Path
     hr: Path | None = None
     kernel: Path | None = None
+    source: str | None = None
+    """URL of the LR picture where it lies behind one; ``lr`` is then where it was fetched to, if it was."""
 
     def __post_init__(self) -> None:
         if self.name != _plain_name(self.name):
             raise ValueError(f"{self.lr}: its results cannot be called '{self.name}'; rename the picture")
+
+    @property
+    def shown(self) -> str:
+        """The LR picture as messages and records call it."""
+        return self.source or str(self.lr)
 
 
 def dataset_folder(dataset: str) -> Path:
@@ -132,6 +140,8 @@ def _last_number(path: Path) -> int | None:
 def input_items(paths: Sequence[Path]) -> list[Item]:
     """The pictures that ``paths`` name, without any ground truth: pictures, folders, or patterns like photos/*.jpg.
 
+    A path may be a URL, as ``Path`` makes of it.
+
     A picture named twice is taken once. Pictures whose names differ in their suffix alone keep it in their results'
     names, and those of one name in several folders get the folder's, so that no result replaces another.
 
@@ -139,7 +149,13 @@ def input_items(paths: Sequence[Path]) -> list[Item]:
         FileNotFoundError: see :func:`picture_paths`; or a pattern matches no picture.
     """
     found: list[Path] = []
+    sources: dict[Path, str] = {}
     for path in paths:
+        if url := url_of(path):
+            behind = {Path(each): each for each in pictures_behind(url)}
+            sources |= behind
+            found += behind
+            continue
         if path.exists() or not any(sign in str(path) for sign in "*?["):
             found += picture_paths(path)
             continue
@@ -169,5 +185,7 @@ def input_items(paths: Sequence[Path]) -> list[Item]:
             for names, count in zip(choices, counts, strict=True)
             if count[names[i]] == 1 and names[i] not in reserved
         ]
-        items.append(Item(name=_plain_name((unique or choices[-1][i : i + 1])[0]), lr=picture))
+        items.append(
+            Item(name=_plain_name((unique or choices[-1][i : i + 1])[0]), lr=picture, source=sources.get(picture))
+        )
     return items

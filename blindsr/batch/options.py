@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import tyro
 
-from blindsr.devices import DeviceName
+from blindsr.devices import DeviceName, pick_device
 from blindsr.encoding import QUALITY, OutputFormat
 
 __all__ = ["BatchOptions", "EstimatorOptions", "MethodOptions", "PictureOptions", "RunOptions"]
@@ -41,6 +42,18 @@ class RunOptions:
 
     device: DeviceName = "auto"
     """Where to compute; auto takes CUDA or MPS where there is one."""
+    workers: Annotated[
+        int | Literal["auto"] | None,
+        tyro.conf.arg(metavar="N|auto", help_behavior_hint="(default: 1; with --ray, auto)"),
+    ] = None
+    """Processes that share the pictures, each with a GPU or its share of the cores; auto: one for each GPU, else for
+    each core. Needs the extra "ray", which takes seconds to start: for dozens of
+    pictures, not for three."""
+    ray: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS", help_behavior_hint="")] = None
+    """Workers of this Ray cluster instead of this machine: auto (the one running here), HOST:6379, ray://HOST:10001."""
+    threads: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: an equal share of the cores)")] = None
+    """Threads of each process. Results are the same byte for byte for the same number, whatever the number of
+    workers; another number rounds differently."""
     tile: Annotated[
         int | None, tyro.conf.arg(metavar="PIXELS", help_behavior_hint="(default: what the free memory allows)")
     ] = None
@@ -58,6 +71,20 @@ class RunOptions:
     open: bool = False
     """Show the report, index.html among the results, in the browser when all is done."""
 
+    @property
+    def on_ray(self) -> bool:
+        """Whether the pictures go to workers, other processes than this one."""
+        return self.ray is not None or self.workers not in (None, 1)
+
+    @property
+    def build_device(self) -> torch.device:
+        """Where a command puts its networks; workers take them from the CPU to their own devices.
+
+        Raises:
+            ValueError: see :func:`blindsr.devices.pick_device`.
+        """
+        return torch.device("cpu") if self.on_ray else pick_device(self.device)
+
 
 @dataclass(frozen=True)
 class BatchOptions:
@@ -71,8 +98,8 @@ class BatchOptions:
     """Your photographs: pictures, folders, 'photos/*.jpg'. They are not scored."""
     output_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR", help_behavior_hint="")] = None
     """Where results go; without it, data/log_<ESTIMATOR>/<dataset>_<model>_lr_x<sf>."""
-    sf: Literal[2, 3, 4, 8] = 2
-    """Scale factor."""
+    sf: Literal[1, 2, 3, 4, 8] = 2
+    """Scale factor; 1 deblurs at the picture's own size."""
     dataset: Annotated[
         str | None, tyro.conf.arg(aliases=["-d"], help_behavior_hint="(default, without -i: Test)")
     ] = None

@@ -111,7 +111,7 @@ class Records:
                 return f"{self.folder / file}: a result of other settings ({difference})"
             if record.inputs != inputs:
                 return (
-                    f"{self.folder / file}: the result of another input, or {item.lr} or its ground truth has "
+                    f"{self.folder / file}: the result of another input, or {item.shown} or its ground truth has "
                     "changed since"
                 )
         return None
@@ -162,6 +162,13 @@ class Records:
         except Timeout:
             yield None
 
+    def break_claim(self, item: Item) -> None:
+        """End the claim of a worker that is known to be dead, which stays where a file system has no locks."""
+        lock = self.folder / f".{item.name}.lock"
+        with contextlib.suppress(OSError):
+            if lock.stat().st_size:  # a lock of the system's is empty, and ends with its process
+                SoftFileLock(lock).break_lock()
+
     def store(self, item: Item, inputs: dict[str, str | None], made: Path, result: Mapping[str, Any]) -> None:
         """Put the results that lie in the folder ``made`` into place, and the record after them.
 
@@ -204,7 +211,9 @@ class Records:
     def _record(
         self, state: Literal["finished", "failed"], item: Item, inputs: dict[str, str | None], **fields: Any
     ) -> Record:
-        return Record(state, item.name, str(item.lr.absolute()), inputs, self.settings, self.run, **fields)
+        return Record(
+            state, item.name, item.source or str(item.lr.absolute()), inputs, self.settings, self.run, **fields
+        )
 
     def _existing(self, item: Item) -> dict[str, str | None]:
         """Name → SHA-256 of what lies where the results go; None for what is no plain file."""

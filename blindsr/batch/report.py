@@ -47,6 +47,8 @@ class Row:
     """Relative address of the result."""
     record: str
     """And of its record."""
+    input: str
+    """What the input is shown as."""
     previews: dict[str, str | None]
     kernel: str | None
     """Address of the kernel's picture, or the picture itself."""
@@ -120,6 +122,7 @@ def _row(folder: Path, record: Record, make: bool) -> Row:
         name=record.name,
         result=None if picture is None else link(picture.name),
         record=link(f"{record.name}.json"),
+        input="input" if record.settings.get("sf") == 1 else "input, bicubic",
         previews={part: name and link(FOLDER, name) for part, name in vars(shown).items()},
         kernel=kernel,
         kernel_file=None if kernel_file is None else link(kernel_file.name),

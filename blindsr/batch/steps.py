@@ -12,7 +12,7 @@ from blindsr.batch.explanation import explain
 from blindsr.batch.inputs import Item
 from blindsr.batch.results import Result, thinned
 from blindsr.degradation import modcrop
-from blindsr.doubts import doubts, is_beyond_kernels
+from blindsr.doubts import doubts, is_left_alone
 from blindsr.encoding import QUALITY, OutputFormat
 from blindsr.estimation import Estimate, Estimator, NoiseEstimator, NonblindSR, OnStep, place
 from blindsr.images import Picture, read_image, read_picture, to_uint8, write_like
@@ -105,7 +105,8 @@ def restored(loaded: Loaded, lr: Tensor, estimate: Estimate, job: Job, on_step: 
         return Restored(estimate, estimate.image, None, None)
     sigma = 255 * (job.sigma(lr, estimate.sigma) if callable(job.sigma) else job.sigma)
     began = time.perf_counter()
-    if is_beyond_kernels(estimate, job.photograph, _read(job, sigma), loaded.picture.jpeg_quality):
+    read, own_size = _read(job, sigma), job.scale_factor == 1
+    if is_left_alone(estimate, job.photograph, read, loaded.picture.jpeg_quality, own_size=own_size):
         image = enlarge(lr, job.scale_factor).cpu()
     else:
         padding: Padding = "reflect" if job.photograph else "none"
@@ -124,6 +125,8 @@ def write(item: Item, loaded: Loaded, made: Restored, job: Job, folder: Path) ->
     _write_kernel_files(folder, item, estimate, loaded.kernel, job.scale_factor)
     if image is not None:
         write_like(folder / item.name, image, picture, job.format, job.quality)
+    read, own_size = _read(job, made.sigma), job.scale_factor == 1
+    found = doubts(estimate, job.photograph, read, picture.jpeg_quality, own_size=own_size)
     return Result(
         item=item,
         psnr=psnr,
@@ -135,7 +138,7 @@ def write(item: Item, loaded: Loaded, made: Restored, job: Job, folder: Path) ->
         relative_change=estimate.relative_change,
         losses={name: thinned(values) for name, values in losses.items()},
         search=explain(estimate, picture.image, image, loaded.kernel, job.scale_factor) if job.verbose else None,
-        notes=(*doubts(estimate, job.photograph, _read(job, made.sigma), picture.jpeg_quality), *estimate.notes),
+        notes=(*found, *estimate.notes),
         sigma=made.sigma,
         sr_seconds=made.seconds,
     )

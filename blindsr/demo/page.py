@@ -106,7 +106,7 @@ def page(megapixels: float, kept: float) -> "gradio.Blocks":
         with gr.Row():
             with gr.Column():
                 file = gr.File(label=f"Photograph, up to {megapixels:g} megapixels", type="filepath", height=140)
-                scale_factor = gr.Radio(scales, value=SCALE_FACTORS[0], label="Scale factor")
+                scale_factor = gr.Radio(scales, value=2, label="Scale factor (x1 deblurs)")
                 width = gr.Slider(*WIDTHS, 1, step=0.05, label="Blur width, times the predicted one")
                 automatic = gr.Checkbox(True, label="Read the noise level off the photograph")
                 sigma = gr.Slider(0, NOISE, 5, step=1, label="Noise level, in grey levels of 255", interactive=False)

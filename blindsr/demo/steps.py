@@ -12,7 +12,7 @@ from PIL import Image
 from blindsr.batch.claims import one_line
 from blindsr.batch.inputs import Item
 from blindsr.devices import pick_device
-from blindsr.doubts import doubts, is_beyond_kernels
+from blindsr.doubts import doubts, is_left_alone
 from blindsr.estimation import Estimate, Estimator, OnStep, place
 from blindsr.images import Picture, picture_size, read_picture, write_like
 from blindsr.kernel_shape import kernel_png, kernel_shape
@@ -87,7 +87,7 @@ def estimator(scale_factor: int) -> Estimator:
     from KernelPredictor.predictor import predictor_path
 
     settings = replace(preset("prediction"), circular=False)
-    weights = predictor_path(photographs=True)
+    weights = predictor_path(True, scale_factor)
     return pretrained_estimator(scale_factor, pick_device("auto"), settings, path_predictor=weights)
 
 
@@ -128,10 +128,11 @@ def super_resolved(session: Session, picture: Picture, choice: Choice, on_step: 
 
     device = pick_device("auto")
     estimate = scaled(session.estimate, session.scale_factor, choice.width)
-    step = choose_nonblind(True, "auto" if choice.sigma is None else choice.sigma, device)
+    step = choose_nonblind(True, session.scale_factor, "auto" if choice.sigma is None else choice.sigma, device)
     lr = picture.image.to(device)
     sigma = step.sigma(lr, estimate.sigma) if callable(step.sigma) else step.sigma
-    if is_beyond_kernels(estimate, True, jpeg_quality=picture.jpeg_quality):
+    own_size = session.scale_factor == 1
+    if is_left_alone(estimate, True, jpeg_quality=picture.jpeg_quality, own_size=own_size):
         return enlarge(lr, session.scale_factor).cpu()
     image = restore(step.network, lr, estimate.kernel, session.scale_factor, sigma, "reflect", on_step)
     return image.cpu()
@@ -161,11 +162,13 @@ def described(
     read = 255 * (estimate.sigma or 0.0)
     noise = f"{min(read, NOISE):.1f} of 255, as read" if choice.sigma is None else f"{choice.sigma:g} of 255"
     took = "" if seconds is None else f" + {seconds:.1f} s"
+    own_size = session.scale_factor == 1
+    found = doubts(estimate, True, jpeg_quality=picture.jpeg_quality, own_size=own_size)
     lines = [
         f"**blur** {kernel_shape(estimate.kernel).describe(estimate.expected_error)}",
         f"**noise level** {noise}",
         f"**time** {estimate.seconds:.1f} s{took}",
-        *(f"⚠ {doubt}" for doubt in doubts(estimate, True, jpeg_quality=picture.jpeg_quality)),
+        *(f"⚠ {doubt}" for doubt in found),
         *estimate.notes,
     ]
     return large, "\n\n".join(lines)
