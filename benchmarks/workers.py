@@ -62,7 +62,7 @@ def main() -> int:
     settings = replace(
         preset("search"), circular=False, iterations=count, ssim_iterations=count // 2, frozen_iterations=5
     )
-    step = choose_nonblind(True, None, CPU)
+    step = choose_nonblind(True, 2, None, CPU)
     job = Job(pretrained_estimator(2, CPU, settings), 2, CPU, step.network, step.sigma, photograph=True)
     photo = to_uint8(read_image(data_folder() / "datasets" / "Test" / "DIPFKP_lr_x2" / "chelsea.png"))
     with tempfile.TemporaryDirectory() as name, joined(None, len(WAYS) + 1, "cpu", 1) as (ray, _):

@@ -98,6 +98,7 @@ def _in_workers(work: Work, run: RunOptions, bar: Bar) -> Generator[Result, None
         bar.bar_format = BAR.replace("{n}", "{n:.1f}")
         bar.set_description_str(f"{count} worker{'s' * (count > 1)}, {each}", refresh=False)
         bar.restart(total=len(work.items))
+        bar.miniters = 0.01
         if run.ray is not None:
             check_nodes(ray, partial(check_node, versions(), probe))
         actor = ray.remote(Worker)
@@ -110,7 +111,8 @@ def _in_workers(work: Work, run: RunOptions, bar: Bar) -> Generator[Result, None
 
         def on_progress(done: float) -> None:
             end_if_interrupted()
-            bar.update(done - bar.n)
+            bar.n = done  # type: ignore[assignment]  # sums of fractions would be off in the last digit
+            bar.update(0)
 
         size = work.job.batch or 1
         chunks = [work.items[first : first + size] for first in range(0, len(work.items), size)]

@@ -239,7 +239,7 @@ class Worker:
         record = read_record(record_path(self._output, result.item.name))
         if record is not None and record.state == "finished":
             with contextlib.suppress(OSError):  # the report tries again, and says so
-                make_previews(self._output, record, self._job.scale_factor, self._job.photograph)
+                make_previews(self._output, record)
 
     def _records(self, folder: Path) -> Records:
         told = self._assignment
