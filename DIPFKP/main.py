@@ -18,6 +18,7 @@ from blindsr.devices import pick_device
 from blindsr.estimation import Preset
 from blindsr.paths import pretrained_path
 from DIPFKP.estimator import DIPModel, DIPSettings, preset, pretrained_estimator
+from KernelPredictor.command import with_field
 from KernelPredictor.predictor import predictor_path
 from NonblindSR.command import with_nonblind
 
@@ -90,6 +91,7 @@ def process(options: Options) -> int:
         path_predictor=files.get("path_predictor"),
     )
     told = Method("DIPFKP", method.model, estimator, {"settings": asdict(settings)}, files, method.seed)
+    told = with_field(told, options, device, method.path_predictor)
     return run_batch(options, with_nonblind(told, options, device) if options.SR else told)
 
 

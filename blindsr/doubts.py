@@ -18,6 +18,8 @@ discs 1.0 to 1.4."""
 NOISY = 15.0
 """Grey levels of noise from which on little detail comes back."""
 INSTEAD = "enlarged by bicubic instead; give a kernel of your own to NonblindSR"
+BEYOND = 0.05
+"""Share of a picture with more blur than the kernels have from which on that is said."""
 COMPRESSED = 60
 """JPEG quality below which its blocks hide the blur."""
 
@@ -42,6 +44,11 @@ def doubts(
         found.append(f"compression: JPEG of quality {jpeg_quality} hides the blur; take the camera's own file")
     if estimate.expected_error is not None and estimate.expected_error > UNCERTAIN_PHOTOGRAPH:
         found.append(_cause(estimate, bool(found)))
+    if is_beyond_kernels(estimate, photograph, sigma, jpeg_quality):
+        return tuple(found)  # nothing is undone anywhere
+    field = estimate.kernel_field
+    if field is not None and field.beyond > BEYOND:
+        found.append(f"out of focus in part: {field.beyond:.0%} of the picture is blurred more than can be undone")
     return tuple(found)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import tyro
 
 from blindsr.batch.comparison import write_comparison
+from blindsr.batch.ellipses import Ellipses, read_ellipses
 from blindsr.batch.explanation import AMPLIFIED, Search, read_search
 from blindsr.batch.pages import data_uri, link, page_path, write_page
 from blindsr.batch.previews import FOLDER, Previews, make_previews, own_file, result_picture
@@ -60,6 +61,8 @@ class Row:
     """(what is doubtful, what to do about it)."""
     given: list[str]
     """Options that were given."""
+    ellipses: Ellipses | None
+    """How the blur varies over the picture, where it was found to."""
     search: Search | None
     """What explains a bad result, where that was asked for."""
 
@@ -126,6 +129,7 @@ def _row(folder: Path, record: Record, make: bool) -> Row:
         values={m.key: value for m in MEASURES if (value := number(record, m.key)) is not None},
         doubts=_doubts(record),
         given=_given(record),
+        ellipses=read_ellipses(record),
         search=read_search(record),
     )
 

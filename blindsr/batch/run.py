@@ -33,6 +33,7 @@ from blindsr.estimation import (
     is_resumable,
     place,
 )
+from blindsr.field import KernelField
 from blindsr.figures import save_kernel_comparison
 from blindsr.files import move_file
 from blindsr.images import read_image, read_picture, to_uint8, write_like
@@ -92,6 +93,8 @@ class Result:
     """‖k − k₀‖/‖k₀‖ of the kernel against the search's start."""
     losses: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     """Loss curves, of the kernel and where there is one of the critic: (iteration, loss), at most :data:`CURVE`."""
+    kernel_field: KernelField | None = None
+    """How the blur varies over the image, where it was looked for and does."""
     search: dict[str, Any] | None = None
     """What explains a bad result (:func:`blindsr.batch.explanation.explain`), where that was asked for."""
     notes: tuple[str, ...] = ()
@@ -199,7 +202,7 @@ def _make(item: Item, job: Job, folder: Path, on_step: OnStep | None, checkpoint
             image = enlarge(lr, job.scale_factor).cpu()
         else:
             padding: Padding = "reflect" if job.photograph else "none"
-            image = restore(job.nonblind, lr, estimate.kernel, job.scale_factor, sigma / 255, padding, on_step).cpu()
+            image = restore(job.nonblind, lr, estimate.blur, job.scale_factor, sigma / 255, padding, on_step).cpu()
         sr_seconds = time.perf_counter() - began
     psnr, ssim = (None, None)
     if hr is not None and image is not None:
@@ -221,6 +224,7 @@ def _make(item: Item, job: Job, folder: Path, on_step: OnStep | None, checkpoint
         losses={name: _thinned(values) for name, values in losses.items()},
         search=explain(estimate, lr, image, true_kernel, job.scale_factor) if job.verbose else None,
         notes=(*doubts(estimate, job.photograph, sigma, picture.jpeg_quality), *estimate.notes),
+        kernel_field=estimate.kernel_field,
         sigma=sigma,
         sr_seconds=sr_seconds,
     )
@@ -251,7 +255,8 @@ def _fields(result: Result) -> dict[str, Any]:
         value = getattr(result, name)
         numbers[name] = None if value is None else float(value) if math.isfinite(value) else str(float(value))
     others = {"converged": result.converged, "losses": result.losses, "notes": list(result.notes)}
-    return {**numbers, **others, "search": result.search}
+    field = {} if result.kernel_field is None else {"kernel_field": result.kernel_field.as_json()}
+    return {**numbers, **others, **field, "search": result.search}
 
 
 def _earlier(item: Item, records: Records, verbose: bool) -> Result | None:
@@ -273,6 +278,8 @@ def _from_record(item: Item, record: Record) -> Result | None:
         fields["losses"] = {
             str(name): [(int(done), float(loss)) for done, loss in curve] for name, curve in values["losses"].items()
         }
+        if "kernel_field" in values:
+            fields["kernel_field"] = KernelField.from_json(values["kernel_field"])
         return Result(item=item, **fields, converged=values["converged"], search=values.get("search"), earlier=True)
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
