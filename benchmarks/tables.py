@@ -298,9 +298,9 @@ def local(results: Path) -> str:
     rows = []
     for scale, sigma, kind in dict.fromkeys(tuple(r.what[n] for n in ("scale", "sigma", "kind")) for r in records):
         row = pick(records, scale=scale, sigma=sigma, kind=kind)
-        psnr = {method: [record.values["psnr"][method] for record in row] for method in methods}
+        psnr = {m: [r.values["psnr"][m] for r in row if m in r.values["psnr"]] for m in methods}
         gains = np.subtract(psnr["--local"], psnr["one kernel"])
-        cells = [f"{np.mean(psnr[method]):.2f}" for method in methods]
+        cells = [f"{np.mean(psnr[method]):.2f}" if len(psnr[method]) == len(row) else "" for method in methods]
         found = sum(record.values["found"] for record in row)
         gained = [f"{gains.mean():+.2f}", f"{gains.min():+.2f}"]
         rows.append([f"x{scale}", f"{sigma:g}", kind, str(len(row)), str(found), *cells, *gained])
