@@ -42,8 +42,8 @@ DEVIATIONS = (0.2, 0.4, 0.8)
 REACHES = (96.0, 128.0, 192.0, 288.0, 432.0, 648.0)
 """And over how many LR pixels it stays alike; in large photographs, whose windows lie further apart, over more."""
 EVIDENCE = 10.0
-"""By how much a field must raise the readings' log-likelihood. Of the same photographs' it did so by 3 at most, of
-one by 6; of photographs whose blur varies by 20 to 1400."""
+"""By how much a field must raise the readings' log-likelihood: for those ten, whose blur does not vary, it did so by
+5 at most, for fifteen whose blur does, by 20 to 1390."""
 BEYOND = 1.25
 """Factor to the largest variance of a kernel from which on a place counts as blurred beyond the kernels."""
 AT_ONCE = 16
