@@ -167,8 +167,8 @@ def main() -> int:
         raise ValueError(f"--kinds {' '.join(sorted(unknown))}: there are {', '.join(KINDS)}")
     paths = sorted((p for p in options.images.rglob("*") if is_image_name(p)), key=lambda path: path.name)
     paths = paths[-options.held_out :]
-    if len(paths) < 4:
-        raise ValueError(f"--images {options.images}: holds fewer than four pictures")
+    if not paths:
+        raise ValueError(f"--images {options.images}: holds no picture")
     weights = predictor_path(photographs=True), pretrained_path(PHOTOGRAPHS)
     networks = KernelPredictor.from_pretrained(weights[0]), pretrained_nonblind(weights[1], torch.device("cpu"))
     log = options.results / "local.jsonl"

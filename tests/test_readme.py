@@ -51,6 +51,7 @@ QUICK = {
     r"benchmarks/image_prior": f"--sides 32 --steps 1 {RESULTS}",
     r"benchmarks/estimators": f"--methods 'DIP-FKP, prediction' --scales 2 --seeds 0 --pictures coins {RESULTS}",
     r"benchmarks/photographs": f"--scales 4 --no-oracles --kinds clean {RESULTS}",
+    r"benchmarks/local": f"--scales 4 --kinds uniform --pictures 1 {RESULTS}",
     r"benchmarks/tables": "",
 }
 """What makes each command short: the first pattern found in it decides. An -o of its own is kept."""
