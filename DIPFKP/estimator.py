@@ -178,12 +178,13 @@ class DIPEstimator:
             raise ValueError("DIPFKP needs a kernel prior")
         if settings.start != "predicted":
             latent = self.prior.initial_latent().expand(len(lrs), -1)
-            return latent_kernels(self.prior, latent, settings.kernel_rate, None), unknown
+            return latent_kernels(self.prior, latent, settings.kernel_rate), unknown
         if self.predictor is None:
             raise ValueError('a start that is "predicted" needs a kernel predictor')
         predictions = [self.predictor.predict(lr, scale_factor) for lr in lrs]
         predicted = torch.cat([prediction.kernel for prediction in predictions]).to(device)
-        kernels = latent_kernels(self.prior, self.prior.invert(predicted), settings.kernel_rate, predicted)
+        errors = torch.tensor([prediction.expected_error for prediction in predictions]).to(predicted)
+        kernels = latent_kernels(self.prior, self.prior.invert(predicted), settings.kernel_rate, predicted, errors)
         return kernels, [prediction.findings for prediction in predictions]
 
     def _refit_settings(self, covered: bool) -> DIPSettings | None:

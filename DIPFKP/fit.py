@@ -69,14 +69,22 @@ class SearchedKernels:
     optimizer: torch.optim.Optimizer | None = None
     """Of those parameters; without it the kernels are held."""
     prediction: Tensor | None = None
-    """What the proximal term is the distance to; without it there is none."""
+    """What the proximal term is the distance to, P×1×k×k; without it there is none."""
+    expected_errors: Tensor | None = None
+    """Errors to expect of the predictions (:class:`KernelPredictor.predictor.Prediction`), (P,)."""
 
 
-def latent_kernels(prior: KernelPrior, latent: Tensor, rate: float, prediction: Tensor | None) -> SearchedKernels:
+def latent_kernels(
+    prior: KernelPrior,
+    latent: Tensor,
+    rate: float,
+    prediction: Tensor | None = None,
+    expected_errors: Tensor | None = None,
+) -> SearchedKernels:
     """Kernels of the prior, searched by their latent codes from ``latent``, P×side²."""
     latent = latent.clone().requires_grad_()
     optimizer = SphericalAdam([latent], lr=rate, **adam_options(latent.device))
-    return SearchedKernels(lambda: prior.decode(latent), optimizer, prediction)
+    return SearchedKernels(lambda: prior.decode(latent), optimizer, prediction, expected_errors)
 
 
 def baseline_kernels(model: DIPModel, side: int, generators: Generators, device: torch.device) -> SearchedKernels:
@@ -207,10 +215,15 @@ class Fit:
         return _Step(loss.detach(), kernels.detach(), images.detach())
 
     def _distances(self, kernels: Tensor) -> Tensor:
-        """Squared distance of each kernel to the predicted one, relative to that, (P,)."""
-        prediction = self.kernels.prediction
+        """Squared distance of each kernel to the predicted one, in units of the error to expect of that, (P,).
+
+        For Gaussian kernels the relative distance is about half the error of the log-covariance, which is expected.
+        """
+        prediction, expected = self.kernels.prediction, self.kernels.expected_errors
         assert prediction is not None
-        return _by_picture((kernels - prediction).square()) / _by_picture(prediction.square())
+        assert expected is not None
+        relative = _by_picture((kernels - prediction).square()) / _by_picture(prediction.square())
+        return 4 * relative / expected.square()
 
 
 def fit_both(

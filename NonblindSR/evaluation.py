@@ -10,7 +10,7 @@ from torch import Tensor
 from blindsr.batch.inputs import Item
 from blindsr.degradation import modcrop
 from blindsr.images import read_image, to_uint8
-from blindsr.kernel_files import read_centre, read_kernel
+from blindsr.kernel_files import read_centre, read_kernel, read_scale_factor
 from blindsr.kernels import locate, normalize
 from blindsr.metrics import psnr_ssim_y
 from NonblindSR.tiling import tiled_sr
@@ -48,7 +48,7 @@ def read_known_kernel(
 
     Returns:
         1×1×k×k float32, sum 1, and whether its centre is the aligned one. A file whose kernel's sum is off by more
-        than 1 % is logged.
+        than 1 %, or that says it belongs to another scale factor, is logged.
 
     Raises:
         FileNotFoundError, ValueError: see :func:`blindsr.kernel_files.read_kernel`.
@@ -58,6 +58,9 @@ def read_known_kernel(
     if abs(total - 1) > 0.01:
         log.warning("%s: the kernel sums to %.4g; divided by that", path, total)
     kernel = normalize(kernel)
+    found_at = read_scale_factor(path)
+    if found_at not in (None, scale_factor):
+        log.warning("%s: a kernel of x%d, used at x%d; did you mean --sf %d?", path, found_at, scale_factor, found_at)
     said = read_centre(path) if convention == "auto" else {"fkp": "published", "kernelgan": "aligned"}[convention]
     if said is not None:
         return kernel.float(), said == "aligned"

@@ -94,7 +94,7 @@ def _fit_seconds(settings: dip.DIPSettings, side: int, pictures: int, device: to
 def _new_fit(settings: dip.DIPSettings, side: int, pictures: int, device: torch.device) -> Fit:
     prior = KernelPrior.from_pretrained(2).to(device)
     lr = torch.rand(pictures, 3, side // 2, side // 2, generator=torch.Generator().manual_seed(0)).to(device)
-    kernels = latent_kernels(prior, prior.initial_latent().expand(pictures, -1), settings.kernel_rate, None)
+    kernels = latent_kernels(prior, prior.initial_latent().expand(pictures, -1), settings.kernel_rate)
     generators = [torch.Generator().manual_seed(seed) for seed in range(pictures)]
     return Fit(Target(lr, 2, circular=True), settings, kernels, generators)
 

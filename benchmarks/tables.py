@@ -270,6 +270,27 @@ def nonblind(results: Path) -> str:
     return markdown(["images", "", "noise", "ours", "official"], rows)
 
 
+def noise(results: Path) -> str:
+    """DIP-FKP on noisy data, USRNet told the true noise level and the one read off the picture."""
+    records = read(results / "noise.jsonl")
+    names = ("dataset", "scale", "noise_im", "noise_ker")
+    rows = []
+    for name, scale, of_image, of_kernel in dict.fromkeys(tuple(r.what[n] for n in names) for r in records):
+        where = {"dataset": name, "scale": scale, "noise_im": of_image, "noise_ker": of_kernel}
+        for method, title in METHODS.items():
+            for weights in WEIGHTS:
+                row = pick(records, **where, method=method, weights=weights)
+                if not row:
+                    continue
+                oracle = pick(records, **where, method="oracle", weights=weights)
+                cells = [psnr_ssim(row, size=SIZES.get(name)), psnr_ssim(row, "read_")]
+                cells += [number(mean(row, "kernel_psnr"), 2)]
+                cells += ["" if method in ("oracle", "bicubic") else number(gap(row, oracle), 2, "+")]
+                rows.append([name, f"x{scale}", f"{of_image:g}", f"{of_kernel:g}", title, weights, *cells])
+    head = ["set", "", "noise of images", "of kernels", "method", "weights"]
+    return markdown([*head, "PSNR/SSIM, σ told", "σ read", "kernel PSNR", "gap to oracle, σ told"], rows)
+
+
 def photographs(results: Path) -> str:
     """Photographs made independently, by what happened to them."""
     records = read(results / "photographs.jsonl")
@@ -426,6 +447,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "paper by picture": paper_by_picture,
     "own picture": own_picture,
     "nonblind": nonblind,
+    "noise": noise,
     "photographs": photographs,
     "local": local,
     "likelihood": likelihood,

@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 import zlib
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from torch import Tensor
 from blindsr.files import atomic_write
 from blindsr.kernels import as_kernel
 
-__all__ = ["Centre", "pad_to_odd", "read_centre", "read_kernel", "write_kernel"]
+__all__ = ["Centre", "pad_to_odd", "read_centre", "read_kernel", "read_scale_factor", "write_kernel"]
 
 Centre = Literal["published", "aligned"]
 """Where a kernel's centre lies, see :mod:`blindsr.kernels`."""
@@ -164,23 +165,37 @@ def _matrices_of_numbers(mat: bytes) -> dict[str, bool]:
     return sound
 
 
-def read_centre(path: Path) -> Centre | None:
-    """Where the centre of the kernel in a file that :func:`write_kernel` made lies; None for other files."""
+def _description(path: Path) -> str:
+    """How a file of :func:`write_kernel` begins; "" for other files."""
     with path.open("rb") as file:
         beginning = file.read(116).decode("latin-1")
-    if not beginning.startswith(DESCRIPTION):
+    return beginning if beginning.startswith(DESCRIPTION) else ""
+
+
+def read_centre(path: Path) -> Centre | None:
+    """Where the centre of the kernel in a file that :func:`write_kernel` made lies; None for other files."""
+    beginning = _description(path)
+    if not beginning:
         return None
-    return "aligned" if beginning.startswith(DESCRIPTION + ALIGNED) else "published"
+    return "aligned" if ALIGNED in beginning else "published"
 
 
-def write_kernel(path: Path, kernel: Tensor, centre: Centre = "published") -> None:
+def read_scale_factor(path: Path) -> int | None:
+    """The scale factor that the kernel in a file of :func:`write_kernel` was found at; None where it does not say."""
+    found = re.search(r", x(\d+)", _description(path))
+    return int(found[1]) if found else None
+
+
+def write_kernel(path: Path, kernel: Tensor, centre: Centre = "published", scale_factor: int | None = None) -> None:
     """Write a 1×1×k×k kernel as the variable ``Kernel`` (float64) of a MATLAB file, whole or not at all.
 
     The same kernel makes the same file: the description that it begins with, in which SciPy puts the date, is fixed.
-    It says where the kernel's centre lies.
+    It says where the kernel's centre lies and, where given, which scale factor the kernel belongs to.
     """
     content = io.BytesIO()
     scipy.io.savemat(content, {"Kernel": kernel.detach()[0, 0].cpu().double().numpy()})
     description = DESCRIPTION + (ALIGNED if centre == "aligned" else "")
+    if scale_factor is not None:
+        description += f", x{scale_factor}"
     with atomic_write(path) as temporary:
         temporary.write_bytes(description.encode().ljust(116) + content.getvalue()[116:])

@@ -12,7 +12,7 @@ import tyro
 from torch import Tensor
 
 from blindsr.batch.inputs import dataset_folder
-from blindsr.batch.prepare import prepare
+from blindsr.batch.prepare import DrawKernel, prepare
 from blindsr.command import Bar, parse, run
 from blindsr.kernels import centre, kernel_side, kernel_x4_from_x2, random_kernels_numpy, variance_range
 
@@ -51,13 +51,11 @@ def kernelganfkp_kernel(rng: np.random.RandomState, scale_factor: int, noise: fl
     return kernel if scale_factor == 2 else centre(kernel_x4_from_x2(kernel), 4)
 
 
-def prepare_for(
-    folder: Path, model: DataModel, scale_factor: int, kernel_noise: float = 0.0, **options: Any
-) -> Iterator[tuple[Path, str | None]]:
-    """:func:`blindsr.batch.prepare.prepare` with the kernels of one model's published test sets.
+def kernels_for(model: DataModel, scale_factor: int, noise: float = 0.0) -> DrawKernel:
+    """What draws the kernels of one model's published test sets.
 
     Args:
-        kernel_noise: level of the multiplicative noise on the kernel, 0 to 1.
+        noise: level of the multiplicative noise on the kernel, 0 to 1.
 
     Raises:
         ValueError: the model does not have this scale factor, or the noise level is out of range.
@@ -66,11 +64,17 @@ def prepare_for(
         raise ValueError(
             f"--sf {scale_factor}: KernelGANFKP exists for 2 and, by the analytic x2 → x4 kernel, for 4 only"
         )
-    if not 0 <= kernel_noise <= 1:
-        raise ValueError(f"--noise-ker {kernel_noise}: must lie between 0 and 1")
+    if not 0 <= noise <= 1:
+        raise ValueError(f"--noise-ker {noise}: must lie between 0 and 1")
     draw = dipfkp_kernel if model == "DIPFKP" else kernelganfkp_kernel
-    draw_kernel = partial(draw, scale_factor=scale_factor, noise=kernel_noise)
-    yield from prepare(folder, model, scale_factor, draw_kernel, **options)
+    return partial(draw, scale_factor=scale_factor, noise=noise)
+
+
+def prepare_for(
+    folder: Path, model: DataModel, scale_factor: int, kernel_noise: float = 0.0, **options: Any
+) -> Iterator[tuple[Path, str | None]]:
+    """:func:`blindsr.batch.prepare.prepare` with the kernels of :func:`kernels_for`; errors as of both."""
+    yield from prepare(folder, model, scale_factor, kernels_for(model, scale_factor, kernel_noise), **options)
 
 
 def main() -> int:

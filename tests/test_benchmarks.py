@@ -138,3 +138,43 @@ def test_what_is_missing_is_said_before_anything_is_measured(tmp_path):
     options = ("--dataset", "Test", "--scales", 2, "--official", tmp_path, "--results", tmp_path / "results")
     refused(typed("benchmarks", *options, script="dataset.py"), "FKP_x2.pt", "nothing was measured")
     assert not (tmp_path / "results").exists()
+
+
+def test_noisy_pictures_are_those_that_prepare_dataset_makes(tmp_path, picture):
+    import numpy as np
+
+    import dataset
+    from blindsr.batch.inputs import find_items
+    from blindsr.degradation import degrade
+    from blindsr.images import read_image, to_uint8, write_image
+    from blindsr.kernel_files import read_kernel
+
+    (tmp_path / "set" / "HR").mkdir(parents=True)
+    for name in "abc":
+        write_image(tmp_path / "set" / "HR" / f"{name}.png", to_uint8(0.25 + 0.5 * picture))
+    levels = ("--noise-im", 0.1, "--noise-ker", 0.4)
+    assert typed("data", "--sf", 2, "-d", tmp_path / "set", *levels, script="prepare_dataset.py").returncode == 0
+    options = dataset.Options(dataset=(str(tmp_path / "set"),), scales=(2,), noise_im=0.1, noise_ker=0.4, pictures=2)
+    (tmp_path / "scratch").mkdir()
+    (made,) = dataset.check(options, tmp_path / "scratch").values()
+    assert list(made) == ["a", "b"]
+    prepared = {item.name: item for item in find_items(str(tmp_path / "set"), "DIPFKP", 2)}
+    for name, (item, sigma) in made.items():
+        lr, kernel = read_image(item.lr), read_kernel(item.kernel)
+        assert np.array_equal(lr, read_image(prepared[name].lr))
+        assert np.array_equal(kernel, read_kernel(prepared[name].kernel))
+        clean = degrade(read_image(item.hr), kernel.float(), 2)
+        assert float((lr - clean).std()) == pytest.approx(sigma, rel=0.1)
+
+
+def test_noise_has_records_of_its_own(tmp_path, monkeypatch):
+    from contextlib import nullcontext
+
+    import logbook
+
+    monkeypatch.setattr(logbook, "own_process", lambda: nullcontext(lambda function, *given: function(*given)))
+    results = tmp_path / "results"
+    options = ("--dataset", "Test", "--scales", 2, "--methods", "bicubic", "--pictures", 1, "--results", results)
+    process = typed("benchmarks", *options, "--noise-im", 0.039, script="dataset.py")
+    assert "| Test | x2 | 0.039 | 0 | bicubic | none | 29" in process.stdout
+    assert [path.name for path in results.iterdir()] == ["noise.jsonl"]

@@ -191,16 +191,19 @@ def test_the_search_starts_at_the_prediction(predictor, photograph):
         estimate(lr, 2, prior=KernelPrior.from_pretrained(2), settings=still)
 
 
-def test_the_proximal_term_keeps_the_search_near_the_prediction(predictor, photograph):
+def test_the_proximal_term_keeps_the_search_near_a_sure_prediction(predictor, photograph, monkeypatch):
     kernel = random_kernels(1, 2, torch.Generator().manual_seed(2))
     lr = quantize(degrade(photograph, kernel, 2))
-    prior, predicted = KernelPrior.from_pretrained(2), predictor.predict(lr, 2).kernel
+    prior, prediction = KernelPrior.from_pretrained(2), predictor.predict(lr, 2)
     distances = []
-    for weight in (0.0, 1e3):
+    for weight, error in ((0.0, 0.1), (1.0, 10.0), (1.0, 0.1)):
+        told = replace(prediction, expected_error=error)
+        monkeypatch.setattr(predictor, "predict", lambda lr, scale_factor, told=told: told)
         settings = replace(SMALL_FIT, iterations=16, ssim_iterations=2, frozen_iterations=2, proximal_weight=weight)
         found = estimate(lr, 2, prior=prior, predictor=predictor, settings=settings)
-        distances.append(float((found.kernel - predicted).norm()))
-    assert distances[1] < 0.5 * distances[0]
+        distances.append(float((found.kernel - prediction.kernel).norm()))
+    assert distances[2] < 0.5 * distances[0]
+    assert distances[2] < 0.8 * distances[1]
 
 
 def test_other_weights_are_refused():

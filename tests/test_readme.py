@@ -42,6 +42,7 @@ QUICK = {
     r"cd KernelPredictor .*--evaluate": "--crops 16 --pixels 1024 --held-out 1 --scales 2",
     r"prepare_dataset": "",
     r"benchmarks/dataset.*--methods paper": f"--methods prediction --scales 2 {RESULTS}",
+    r"benchmarks/dataset.*--noise": f"--dataset {{tmp}}/Set5 --methods bicubic oracle {RESULTS}",
     r"benchmarks/dataset": f"--dataset {{tmp}}/Set5 --methods bicubic prediction oracle --scales 2 {RESULTS}",
     r"benchmarks/nonblind": f"--scales 4 --noises 10 --pictures chelsea {RESULTS}",
     r"benchmarks/likelihood": f"--scales 2 {RESULTS}",
@@ -53,12 +54,15 @@ QUICK = {
     r"benchmarks/photographs": f"--scales 4 --no-oracles --kinds clean {RESULTS}",
     r"benchmarks/local": f"--scales 4 --kinds uniform --pictures 1 {RESULTS}",
     r"benchmarks/tables": "",
+    r"benchmarks/figures": "--output {tmp}/figures",
 }
 """What makes each command short: the first pattern found in it decides. An -o of its own is kept."""
 
-ELSEWHERE = r"benchmarks/(killed|overview|photograph_examples|gpu)|data/training_photographs|-m pytest|-m blindsr"
-"""Ten minutes, in small tests/test_killed.py; pictures; tests/test_gpu.py; tests/test_cli.py; this very run,
-tests/test_hostile.py; tests/test_report.py, test_comparison.py and test_script.py."""
+ELSEWHERE = (
+    r"benchmarks/(compare|killed|overview|photograph_examples|gpu)|data/training_photographs|-m pytest|-m blindsr"
+)
+"""tests/test_compare.py; ten minutes, in small tests/test_killed.py; pictures; tests/test_gpu.py; tests/test_cli.py;
+this very run, tests/test_hostile.py; tests/test_report.py, test_comparison.py and test_script.py."""
 
 
 def extra_options(command):

@@ -112,7 +112,7 @@ def test_dip_fkp_with_the_image_of_the_joint_fit(lr, prior):
 
 
 def test_dip_fkp_near_a_prediction(lr, prior):
-    settings = dataclasses.replace(DIP, start="predicted", proximal_weight=10.0)
+    settings = dataclasses.replace(DIP, start="predicted", proximal_weight=0.5)
     estimator = DIPEstimator(prior, KernelPredictor.from_pretrained(), settings, want_image=True)
     check_resumed(partial(estimator, lr, 2, seed=1), 6)
     prediction = dataclasses.replace(estimator, settings=dataclasses.replace(settings, iterations=0))

@@ -213,6 +213,14 @@ def test_a_written_kernel_says_where_its_centre_lies(tmp_path):
         assert aligned == (centre == "aligned")
 
 
+def test_a_kernel_of_another_scale_factor_is_named(tmp_path, caplog):
+    write_kernel(tmp_path / "k.mat", random_kernels(1, 4, torch.Generator().manual_seed(0)), scale_factor=4)
+    read_known_kernel(tmp_path / "k.mat", "auto", 4)
+    assert not caplog.text
+    read_known_kernel(tmp_path / "k.mat", "auto", 2)
+    assert "--sf 4" in caplog.text
+
+
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="too small"):
         USRNet()(torch.rand(1, 3, 5, 9), torch.rand(1, 1, 11, 11), 2, 0.0)

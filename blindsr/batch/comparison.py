@@ -17,7 +17,7 @@ from blindsr.batch.scores import SCORES, Score, number
 from blindsr.batch.summary import read_records
 from blindsr.images import read_pixels
 
-__all__ = ["write_comparison"]
+__all__ = ["Entry", "entries", "write_comparison"]
 
 SHOWN = (".png", ".jpg", ".jpeg", ".jpe", ".webp", ".gif", ".avif", ".bmp")
 """Endings of what browsers show."""
@@ -86,12 +86,12 @@ def write_comparison(folders: Sequence[Path], output: Path) -> Path:
     if output.resolve() in [folder.resolve() for folder in folders]:
         raise ValueError(f"-o {output}: has a page of its own; choose another folder")
     labels = _labels(folders)
-    entries = {label: _entries(folder) for label, folder in zip(labels, folders, strict=True)}
-    counts = Counter(name for found in entries.values() for name in found)
+    results = {label: entries(folder) for label, folder in zip(labels, folders, strict=True)}
+    counts = Counter(name for found in results.values() for name in found)
     names = sorted(name for name, count in counts.items() if count > 1)
     if not names:
         raise ValueError(f"{', '.join(map(str, folders))}: no two of them have a picture of the same name")
-    pairs = [_pair(name, {label: found.get(name) for label, found in entries.items()}, output) for name in names]
+    pairs = [_pair(name, {label: found.get(name) for label, found in results.items()}, output) for name in names]
     path = page_path(output)
     known = [score for score in SCORES if any(score.key in pair.scores for pair in pairs)]
     write_page(
@@ -100,7 +100,7 @@ def write_comparison(folders: Sequence[Path], output: Path) -> Path:
         "comparison.js",
         title=" / ".join(labels),
         pairs=sorted(pairs, key=lambda pair: -pair.difference),
-        columns=[_column(label, entries, known) for label in labels],
+        columns=[_column(label, results, known) for label in labels],
         keys=known,
         alone=len(counts) - len(names),
     )
@@ -118,8 +118,12 @@ def _labels(folders: Sequence[Path]) -> list[str]:
     return ["/".join(part[-depth:]) for part in parts]
 
 
-def _entries(folder: Path) -> dict[str, Entry]:
-    """Name → result."""
+def entries(folder: Path) -> dict[str, Entry]:
+    """Name → result of the finished pictures of a folder, or of all its pictures where it holds no records.
+
+    Raises:
+        FileNotFoundError: it does not exist or holds no picture.
+    """
     records = [record for record in read_records(folder) if record.state == "finished"]
     found = {record.name: Entry(path, record) for record in records if (path := result_picture(folder, record))}
     return found if records else {path.stem: Entry(path) for path in picture_paths(folder)}

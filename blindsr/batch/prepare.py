@@ -15,7 +15,7 @@ from blindsr.degradation import degrade, modcrop
 from blindsr.images import read_image, to_uint8, write_image
 from blindsr.kernel_files import read_kernel, write_kernel
 
-__all__ = ["DrawKernel", "prepare"]
+__all__ = ["DrawKernel", "Example", "examples", "prepare"]
 
 DrawKernel = Callable[[np.random.RandomState], Tensor]
 """Draws a test kernel, 1×1×k×k float64, from NumPy's legacy generator."""
@@ -62,12 +62,12 @@ def prepare(
         raise ValueError(f"{folder / 'HR'}: several pictures are called '{twice[0]}'; rename all but one")
     places = _Places(*(folder / f"{model}_{what}_x{scale_factor}" for what in ("lr", "gt_k")))
     _remove_stale(places, {path.stem for path in paths}, overwrite)
-    draw = partial(_examples, paths, scale_factor, draw_kernel, image_noise, seed)
+    draw = partial(examples, paths, scale_factor, draw_kernel, image_noise, seed)
     if not overwrite and (
         places.lrs.exists() or places.kernels.exists()
     ):  # all is compared before anything is written
         for path, example in draw():
-            if isinstance(example, _Example):
+            if isinstance(example, Example):
                 # The arithmetic differs in the last bit between machines; truncation can make a level of it.
                 _require_alike(places.lr(path), lambda file: to_uint8(read_image(file)), example.pixels, 1)
                 _require_alike(places.kernel(path), lambda file: read_kernel(file).numpy(), example.kernel, 1e-9)
@@ -77,7 +77,7 @@ def prepare(
             continue
         try:
             if overwrite or not places.kernel(path).exists():
-                write_kernel(places.kernel(path), example.kernel)
+                write_kernel(places.kernel(path), example.kernel, scale_factor=scale_factor)
             if overwrite or not places.lr(path).exists():
                 write_image(places.lr(path), example.pixels)
             yield path, None
@@ -85,9 +85,15 @@ def prepare(
             yield path, f"{path}: {error}"
 
 
-class _Example(NamedTuple):
+class Example(NamedTuple):
+    """What is made of one HR picture."""
+
     pixels: npt.NDArray[np.uint8]
+    """h×w×3, the LR picture."""
     kernel: Tensor
+    """1×1×k×k float64, sum 1."""
+    sigma: float
+    """Standard deviation of the noise that was added to the LR picture, in image range."""
 
 
 class _Places(NamedTuple):
@@ -112,10 +118,10 @@ def _remove_stale(places: _Places, stems: set[str], overwrite: bool) -> None:
         path.unlink()
 
 
-def _examples(
-    paths: list[Path], scale_factor: int, draw_kernel: DrawKernel, image_noise: float, seed: int
-) -> Iterator[tuple[Path, _Example | str]]:
-    """Of each HR picture the LR pixels and the kernel, or why there are none."""
+def examples(
+    paths: list[Path], scale_factor: int, draw_kernel: DrawKernel, image_noise: float = 0.0, seed: int = 1
+) -> Iterator[tuple[Path, Example | str]]:
+    """What :func:`prepare` makes of HR pictures, or why there is nothing; arguments as there."""
     rng = np.random.RandomState(seed)
     for path in paths:
         try:
@@ -123,8 +129,9 @@ def _examples(
             hr = modcrop(read_image(path), scale_factor)
             lr = degrade(hr, kernel.float(), scale_factor)[0].permute(1, 2, 0).numpy()
             # Drawn even at level 0: the next picture's kernel depends on it.
-            lr += rng.normal(0, rng.uniform(0, image_noise), lr.shape)
-            yield path, _Example((np.clip(lr, 0, 1) * 255).astype(np.uint8), kernel)
+            sigma = rng.uniform(0, image_noise)
+            lr += rng.normal(0, sigma, lr.shape)
+            yield path, Example((np.clip(lr, 0, 1) * 255).astype(np.uint8), kernel, sigma)
         except (ValueError, OSError) as error:
             message = str(error) if str(path) in str(error) else f"{path}: {error}"
             yield path, f"{message} (its draws are missing: later pictures get other kernels than the published)"

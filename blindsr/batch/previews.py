@@ -22,6 +22,7 @@ __all__ = [
     "FOLDER",
     "Previews",
     "Window",
+    "densest_window",
     "encode",
     "enlarge",
     "make_previews",
@@ -73,14 +74,19 @@ class Previews:
 
 def textured_window(lr: npt.NDArray, height: int, width: int) -> Window:
     """The height×width window (smaller where the picture is) of H×W×3 pixels with the largest gradient energy."""
-    rows, cols = min(height, lr.shape[0]), min(width, lr.shape[1])
     grey = lr.astype(np.float32).mean(axis=2)
     energy = np.zeros_like(grey)
     energy[:, :-1] += np.diff(grey, axis=1) ** 2
     energy[:-1] += np.diff(grey, axis=0) ** 2
+    return densest_window(energy, height, width)
+
+
+def densest_window(energy: npt.NDArray, height: int, width: int) -> Window:
+    """The height×width window (smaller where the picture is) of H×W values with the largest sum."""
+    rows, cols = min(height, energy.shape[0]), min(width, energy.shape[1])
     integral = cv2.integral(energy, sdepth=cv2.CV_64F)
     strips = integral[rows:] - integral[:-rows]
-    top, left = divmod(int((strips[:, cols:] - strips[:, :-cols]).argmax()), lr.shape[1] - cols + 1)
+    top, left = divmod(int((strips[:, cols:] - strips[:, :-cols]).argmax()), energy.shape[1] - cols + 1)
     return Window(top, left, rows, cols)
 
 

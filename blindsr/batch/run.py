@@ -37,7 +37,7 @@ from blindsr.field import KernelField
 from blindsr.figures import save_kernel_comparison
 from blindsr.files import move_file
 from blindsr.images import read_image, read_picture, to_uint8, write_like
-from blindsr.kernel_files import read_kernel, write_kernel
+from blindsr.kernel_files import Centre, read_kernel, write_kernel
 from blindsr.metrics import kernel_psnr, psnr_ssim_y
 from blindsr.restoration import Padding, enlarge, restore
 
@@ -209,7 +209,7 @@ def _make(item: Item, job: Job, folder: Path, on_step: OnStep | None, checkpoint
         psnr, ssim = psnr_ssim_y(to_uint8(image), hr, job.scale_factor)
     losses = {"kernel": estimate.losses, "critic": estimate.critic_losses}
     losses = {name: values for name, values in losses.items() if values}
-    _write_kernel_files(folder, item, estimate, true_kernel)
+    _write_kernel_files(folder, item, estimate, true_kernel, job.scale_factor)
     if image is not None:
         write_like(folder / item.name, image, picture, job.format, job.quality)
     return Result(
@@ -230,9 +230,12 @@ def _make(item: Item, job: Job, folder: Path, on_step: OnStep | None, checkpoint
     )
 
 
-def _write_kernel_files(folder: Path, item: Item, estimate: Estimate, true_kernel: Tensor | None) -> None:
+def _write_kernel_files(
+    folder: Path, item: Item, estimate: Estimate, true_kernel: Tensor | None, scale_factor: int
+) -> None:
     """The kernel, and a picture of it."""
-    write_kernel(folder / f"{item.name}.mat", estimate.kernel, "aligned" if estimate.aligned else "published")
+    centre: Centre = "aligned" if estimate.aligned else "published"
+    write_kernel(folder / f"{item.name}.mat", estimate.kernel, centre, scale_factor)
     kernels = {"estimated": estimate.kernel}
     if true_kernel is not None:
         kernels = {"true": true_kernel, **kernels}
