@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from blindsr.estimation import Checkpoint, Estimate, Estimator, OnStep, ResumableEstimator, is_resumable
-from blindsr.field import KernelField, cells
+from blindsr.field import KernelField, cells, from_axes
 from blindsr.images import LUMA
 from blindsr.kernels import variance_range
 from KernelPredictor.predictor import (
+    MIN_SIDE,
     PHOTO_SHRINKAGE,
     SHRINKAGE,
     KernelPredictor,
@@ -96,45 +97,26 @@ def read_field(predictor: KernelPredictor, lr: Tensor, scale_factor: int) -> Ker
         scale_factor: s, one of 2, 3, 4, 8.
     """
     height, width = lr.shape[-2:]
+    if min(height, width) < MIN_SIDE:
+        return None
     hop = max(HOP, math.sqrt(height * width / MOST_WINDOWS))
     middles, entries, errors = _readings(predictor, lr, scale_factor, hop)
     if len(middles) == 1:
         return None
-    # In these coordinates the Euclidean norm is Frobenius's, which the errors are of.
-    readings = entries * entries.new_tensor([1, 1, math.sqrt(2)])
-    distances = torch.cdist(middles, middles)
-    shared = SHARED * _correlation(distances / SHARED_REACH) + (1 - SHARED) * torch.eye(len(middles))
-    noise = torch.outer(errors, errors) / 3 * shared
-    stretch = hop / HOP
-    tried = [
-        (_log_likelihood(readings, noise + deviation**2 * _correlation(distances / reach)), deviation, reach)
-        for deviation, reach in product(DEVIATIONS, (stretch * reach for reach in REACHES))
-    ]
-    best, deviation, reach = max(tried)
-    if best < _log_likelihood(readings, noise) + EVIDENCE:
-        return None
     count = cells(height, width)
-    rows, cols = ((torch.arange(n).double() + 0.5) * side / n for n, side in zip(count, (height, width), strict=True))
-    places = torch.cartesian_prod(rows, cols)
-
-    def prior(distances: Tensor) -> Tensor:
-        return deviation**2 * _correlation(distances / reach)
-
-    found, error = _regression(readings, noise + prior(distances), prior(torch.cdist(places, middles)), deviation)
-    logs = found / found.new_tensor([1, 1, math.sqrt(2)])
+    places = torch.cartesian_prod(
+        *((torch.arange(n).double() + 0.5) * side / n for n, side in zip(count, (height, width), strict=True))
+    )
+    # In these coordinates the Euclidean norm is Frobenius's, which the errors are of.
+    frobenius = entries.new_tensor([1, 1, math.sqrt(2)])
+    smoothed = _smooth(middles, entries * frobenius, errors, places, hop / HOP)
+    if smoothed is None:
+        return None
+    logs, error = smoothed[0] / frobenius, smoothed[1]
     largest = variance_range(scale_factor)[1]
     beyond = float((variances_and_angle(logs, scale_factor)[0] > BEYOND * largest).double().mean())
     logs[:, :2] -= (PHOTO_SHRINKAGE if predictor.noise_heads else SHRINKAGE) * error[:, None]
-    lambda1, lambda2, theta = from_log_covariance(logs, scale_factor)
-    cos, sin = torch.cos(theta), torch.sin(theta)
-    covariances = torch.stack(
-        [
-            lambda1 * cos**2 + lambda2 * sin**2,
-            lambda1 * sin**2 + lambda2 * cos**2,
-            (lambda1 - lambda2) * cos * sin,
-        ],
-        dim=1,
-    )
+    covariances = from_axes(*from_log_covariance(logs, scale_factor))
     return KernelField(covariances.view(*count, 3), scale_factor, (height, width), beyond)
 
 
@@ -164,6 +146,36 @@ def _firsts(length: int, window: int, hop: float) -> list[int]:
     return [round(index * (length - window) / max(1, count - 1)) for index in range(count)]
 
 
+def _smooth(
+    middles: Tensor, readings: Tensor, errors: Tensor, places: Tensor, stretch: float
+) -> tuple[Tensor, Tensor] | None:
+    """The likeliest field that N readings are samples of, at M places; None where none is likelier than a constant.
+
+    Args:
+        middles, places: N×2 and M×2, LR pixels.
+        readings, errors: N×3 and (N,); the errors are those of the norm of a reading.
+        stretch: factor to :data:`REACHES`.
+
+    Returns:
+        The field and the errors to expect of it, M×3 and (M,).
+    """
+    distances = torch.cdist(middles, middles)
+    shared = SHARED * _correlation(distances / SHARED_REACH) + (1 - SHARED) * torch.eye(len(middles))
+    noise = torch.outer(errors, errors) / 3 * shared
+    tried = [
+        (_log_likelihood(readings, noise + deviation**2 * _correlation(distances / reach)), deviation, reach)
+        for deviation, reach in product(DEVIATIONS, (stretch * reach for reach in REACHES))
+    ]
+    best, deviation, reach = max(tried)
+    if best < _log_likelihood(readings, noise) + EVIDENCE:
+        return None
+    towards = deviation**2 * _correlation(torch.cdist(places, middles) / reach)
+    factor, residuals, mean, _ = _whitened(readings, noise + deviation**2 * _correlation(distances / reach))
+    field = mean + towards @ torch.linalg.solve_triangular(factor.T, residuals, upper=True)
+    explained = torch.linalg.solve_triangular(factor, towards.T, upper=False).square().sum(dim=0)
+    return field, (3 * (deviation**2 - explained).clamp(min=0)).sqrt()
+
+
 def _correlation(distances: Tensor) -> Tensor:
     """Matérn's of ν = 3/2: of a field that bends, but more freely than a Gaussian one."""
     scaled = math.sqrt(3) * distances
@@ -185,15 +197,3 @@ def _log_likelihood(readings: Tensor, covariance: Tensor) -> float:
     """Of N×3 readings, but for a constant; their mean is unknown."""
     factor, residuals, _, precision = _whitened(readings, covariance)
     return float(-residuals.square().sum() / 2 - 3 * factor.diagonal().log().sum() - 1.5 * precision.log())
-
-
-def _regression(readings: Tensor, covariance: Tensor, towards: Tensor, deviation: float) -> tuple[Tensor, Tensor]:
-    """The field at M places and the error to expect of it there, M×3 and (M,).
-
-    Args:
-        towards: covariance of the field there with that at the readings, M×N.
-    """
-    factor, residuals, mean, _ = _whitened(readings, covariance)
-    found = mean + towards @ torch.linalg.solve_triangular(factor.T, residuals, upper=True)
-    explained = torch.linalg.solve_triangular(factor, towards.T, upper=False).square().sum(dim=0)
-    return found, (3 * (deviation**2 - explained).clamp(min=0)).sqrt()

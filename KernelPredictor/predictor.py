@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blindsr.checkpoints import load_checkpoint, load_state
-from blindsr.field import principal_axes
+from blindsr.field import from_axes, principal_axes
 from blindsr.images import LUMA
 from blindsr.kernels import SCALE_FACTORS, gaussian_kernels, kernel_side, variance_range
 from blindsr.paths import pretrained_path
@@ -59,10 +59,7 @@ def to_log_covariance(lambda1: Tensor, lambda2: Tensor, theta: Tensor, scale_fac
         N×3.
     """
     log1, log2 = (torch.log(variance / scale_factor**2 + PIXEL_VARIANCE) for variance in (lambda1, lambda2))
-    cos, sin = torch.cos(theta), torch.sin(theta)
-    return torch.stack(
-        [log1 * cos**2 + log2 * sin**2, log1 * sin**2 + log2 * cos**2, (log1 - log2) * cos * sin], dim=1
-    )
+    return from_axes(log1, log2, theta)
 
 
 def variances_and_angle(entries: Tensor, scale_factor: int) -> tuple[Tensor, Tensor, Tensor]:

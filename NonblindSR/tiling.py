@@ -28,7 +28,7 @@ from torch import Tensor
 from blindsr.devices import free_memory, gains_from_bfloat16, release_memory
 from blindsr.estimation import NonblindSR, OnStep
 from blindsr.field import blend_patches
-from NonblindSR.usrnet import ResUNet, USRNet, blur_spectra, data_step
+from NonblindSR.usrnet import ResUNet, USRNet, blur_spectra, data_step, require_room
 
 __all__ = ["pretrained_nonblind", "tiled_sr"]
 
@@ -238,6 +238,7 @@ def _begin(
 
         return blend_patches(kernel, (lr.shape[-2], lr.shape[-1]), scale_factor, patch)
 
+    require_room(lr, kernel, scale_factor)
     alpha, beta = net.schedule(lr, scale_factor, sigma)
     return F.interpolate(lr, scale_factor=scale_factor, mode="nearest"), alpha, beta, solve_patches
 

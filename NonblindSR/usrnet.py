@@ -98,6 +98,17 @@ def data_step(image: Tensor, blur: BlurSpectra, alpha: Tensor) -> Tensor:
     return torch.fft.irfft2(spectrum + blur.kernel.conj() * correction, s=blur.size)
 
 
+def require_room(lr: Tensor, kernel: Tensor, scale_factor: int) -> None:
+    """Raise ValueError where the HR image would be smaller than the kernel."""
+    height, width = lr.shape[-2:]
+    side = kernel.shape[-1]
+    if min(height, width) * scale_factor < side:
+        raise ValueError(
+            f"the LR image ({width}×{height}) is too small for a {side}×{side} kernel at x{scale_factor}; "
+            f"it needs {-(-side // scale_factor)} pixels on each side"
+        )
+
+
 class ResidualBlock(nn.Module):
     """x + conv(relu(conv(x))), 3×3, no biases."""
 
@@ -237,13 +248,7 @@ class USRNet(nn.Module):
         Returns:
             The first image (N×3×(s·h)×(s·w)), the spectra, and α and β of all iterations, N×n×1×1 each.
         """
-        height, width = lr.shape[-2:]
-        side = kernel.shape[-1]
-        if min(height, width) * scale_factor < side:
-            raise ValueError(
-                f"the LR image ({width}×{height}) is too small for a {side}×{side} kernel at x{scale_factor}; "
-                f"it needs {-(-side // scale_factor)} pixels on each side"
-            )
+        require_room(lr, kernel, scale_factor)
         alpha, beta = self.schedule(lr, scale_factor, sigma)
         with torch.autocast(lr.device.type, enabled=False):
             blur = blur_spectra(lr, kernel, scale_factor)

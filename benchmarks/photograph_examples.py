@@ -6,6 +6,7 @@ python benchmarks/photograph_examples.py
 """
 
 import io
+import math
 import shlex
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
 from skimage import data
 
 from blindsr.command import parse, run
@@ -134,6 +136,18 @@ def motion(rng: np.random.Generator) -> bytes:
     return stored(np.mean([np.roll(pixels, x, axis=1) for x in range(-4, 5)], axis=0), "JPEG", 95)
 
 
+def corners(rng: np.random.Generator) -> bytes:
+    """As through a lens that is sharp in the middle only: a Gaussian blur, of 0.9 pixels in the corners."""
+    pixels = shrunk(data.astronaut(), 1)
+    height, width = pixels.shape[:2]
+    y, x = np.mgrid[:height, :width]
+    far = np.hypot(2 * x / (width - 1) - 1, 2 * y / (height - 1) - 1) / math.sqrt(2)
+    widths = np.linspace(0, 0.9, 10)
+    weights = (1 - np.abs(0.9 * far[..., None] - widths) / widths[1]).clip(0)
+    blurred = [ndimage.gaussian_filter(pixels, (sigma, sigma, 0)) for sigma in widths]
+    return stored(noisy(np.einsum("rck,krcd->rcd", weights, blurred), 1, rng), "JPEG", 95)
+
+
 EXAMPLES = (
     Example("phone.jpg", phone, (60, 40)),
     Example("old.jpg", old, (60, 10)),
@@ -142,6 +156,7 @@ EXAMPLES = (
     Example("night.jpg", night, (120, 60)),
     Example("film.jpg", film, (60, 20), "--sigma 30"),
     Example("motion.jpg", motion, (130, 60)),
+    Example("corners.jpg", corners, (0, 380), "--local"),
 )
 
 

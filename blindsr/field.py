@@ -12,7 +12,7 @@ from torch import Tensor
 from blindsr.degradation import degrade
 from blindsr.kernels import align, gaussian_kernels, kernel_side
 
-__all__ = ["KernelField", "blend_patches", "degrade_locally", "principal_axes"]
+__all__ = ["KernelField", "blend_patches", "cells", "degrade_locally", "from_axes", "principal_axes"]
 
 PITCH = 32
 """LR pixels between two kernels. With 64 a picture of two depths lost 0.8 dB."""
@@ -96,6 +96,13 @@ def principal_axes(entries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     mean, difference = (xx + yy) / 2, (xx - yy) / 2
     radius = torch.sqrt(difference**2 + xy**2)
     return mean + radius, mean - radius, 0.5 * torch.atan2(xy, difference)
+
+
+def from_axes(first: Tensor, second: Tensor, angle: Tensor) -> Tensor:
+    """The other way round as :func:`principal_axes`, N×3."""
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    xx, yy = first * cos**2 + second * sin**2, first * sin**2 + second * cos**2
+    return torch.stack([xx, yy, (first - second) * cos * sin], dim=-1)
 
 
 def cells(height: int, width: int) -> tuple[int, int]:

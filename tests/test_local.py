@@ -77,6 +77,8 @@ def test_the_field_is_that_of_the_picture(predictor, varied, leaves):
     np.testing.assert_allclose(again, widths, rtol=0.1)
     assert read_field(predictor, as_image(shrunk(leaves, [1.3])), 2) is None  # it does not vary
     assert read_field(predictor, as_image(varied[:64, :64]), 2) is None  # one window
+    assert read_field(predictor, as_image(varied[:8]), 2) is None  # too thin to be read
+    assert read_field(predictor, as_image(varied[:20]), 2) is not None
 
 
 def test_between_its_cells_a_field_is_interpolated_and_outside_it_goes_on():
