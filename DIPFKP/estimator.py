@@ -3,7 +3,7 @@ kernel that a predictor sees in it."""
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ class DIPEstimator:
         Each is what it is alone, but for rounding, which a search amplifies: first losses agree to 1e-5.
 
         Args:
-            lrs: as of :func:`estimate`; all of one of :meth:`groups`.
+            lrs: as of :func:`estimate`; all of one :meth:`batch_key`.
             seeds: one for each.
             on_step: as of :func:`estimate`; the loss is the images' mean.
             checkpoint: one for all of them, which are searched as one; as of
@@ -90,8 +90,6 @@ class DIPEstimator:
             ValueError: as :func:`estimate`, or the images cannot be searched as one.
         """
         settings = self._settings()
-        if len(self.groups(lrs, scale_factor)) > 1:
-            raise ValueError("pictures of different sizes cannot be searched as one")
         joint, whole = self._targets(lrs, scale_factor)
         refit = self._refit_settings(covered=joint.lr.shape[2:] == whole.lr.shape[2:])
         for target, each in ((joint, settings), (whole, refit)):
@@ -127,18 +125,16 @@ class DIPEstimator:
             for index, seed in enumerate(seeds)
         ]
 
-    def groups(self, lrs: Sequence[Tensor], scale_factor: int) -> list[list[int]]:
-        """Which images can be searched as one: those of a crop's size, and where images are wanted of one size.
+    def batch_key(self, lr: Tensor, scale_factor: int) -> Hashable:
+        """Equal for images that can be searched as one: of one crop's size, and of one size where they are wanted.
 
         Raises:
-            ValueError: one cannot hold the kernel.
+            ValueError: the image cannot hold the kernel.
         """
-        by_size: dict[tuple[object, ...], list[int]] = {}
-        for index, lr in enumerate(lrs):
-            target = joint_target(lr, scale_factor, self._settings())
-            whole = lr.shape if self.want_image else None
-            by_size.setdefault((target.lr.shape, target.circular, whole), []).append(index)
-        return list(by_size.values())
+        return self._key(lr, joint_target(lr, scale_factor, self._settings()))
+
+    def _key(self, lr: Tensor, joint: Target) -> Hashable:
+        return joint.lr.shape, joint.circular, lr.shape if self.want_image else None
 
     def at_once(self, lr: Tensor, scale_factor: int) -> int:
         """How many images like ``lr`` to search as one: what a GPU's memory holds, elsewhere 1; errors likewise."""
@@ -146,7 +142,7 @@ class DIPEstimator:
         if lr.device.type != "cuda" or free is None:
             return 1
         joint, whole = self._targets([lr], scale_factor)
-        needed = _needed_memory(joint, self._settings())
+        needed = _needed_memory(joint, self._settings()) + 2 * lr.nbytes
         refit = self._refit_settings(covered=joint.lr.shape[2:] == whole.lr.shape[2:])
         if refit is not None:
             needed = max(needed, _needed_memory(whole, refit))
@@ -158,9 +154,11 @@ class DIPEstimator:
         return settings
 
     def _targets(self, lrs: Sequence[Tensor], scale_factor: int) -> tuple[Target, Target]:
-        """What the kernels are searched on, and the whole images, of one of :meth:`groups`."""
+        """What the kernels are searched on, and the whole images, of one :meth:`batch_key`."""
         settings = self._settings()
         targets = [joint_target(lr, scale_factor, settings) for lr in lrs]
+        if len({self._key(lr, target) for lr, target in zip(lrs, targets, strict=True)}) > 1:
+            raise ValueError("pictures of different sizes cannot be searched as one")
         joint = replace(targets[0], lr=torch.cat([target.lr for target in targets]))
         # Without an image to fit only the first one's size counts.
         lr = torch.cat(list(lrs)) if self.want_image else lrs[0]

@@ -41,6 +41,12 @@ class Options(EstimatorOptions):
     preset: Preset = "search"
     """prediction: the predicted kernel, in a second. search: 150 iterations that start there. paper: the published
     1000 iterations of the large network. Settings below override it; those that nothing reads are refused."""
+    batch: Annotated[
+        int | None,
+        tyro.conf.arg(metavar="N", help_behavior_hint="(default: by the free memory of a GPU; 1 on a CPU)"),
+    ] = None
+    """Search up to so many pictures as one: a GPU is hardly busy with one. Each comes out as it does alone, but for
+    rounding, which a search amplifies."""
     method: DIPMethodOptions = field(default_factory=DIPMethodOptions)
     settings: Annotated[Any, tyro.conf.arg(constructor=SettingsOptions)] = field(default_factory=SettingsOptions)
 
@@ -90,7 +96,8 @@ def process(options: Options) -> int:
         path_prior=files.get("path_KP"),
         path_predictor=files.get("path_predictor"),
     )
-    told = Method("DIPFKP", method.model, estimator, {"settings": asdict(settings)}, files, method.seed)
+    recorded, batch = {"settings": asdict(settings)}, options.batch
+    told = Method("DIPFKP", method.model, estimator, recorded, files, method.seed, batch=batch)
     told = with_field(told, options, device, method.path_predictor)
     return run_batch(options, with_nonblind(told, options, device) if options.SR else told)
 

@@ -41,12 +41,11 @@ class AffineCoupling(nn.Module):
         s, t = self.s_net(kept), self.t_net(kept)
         return kept + changed * (x - t) * torch.exp(-s), -(changed * s).sum(dim=1)
 
-    def inverse(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """The inverse of :meth:`forward`, with its own log-determinant."""
+    def inverse(self, u: Tensor) -> Tensor:
+        """N×d → N×d, the inverse of :meth:`forward`."""
         kept = self.mask * u
-        changed = 1 - self.mask
         s, t = self.s_net(kept), self.t_net(kept)
-        return kept + changed * (u * torch.exp(s) + t), (changed * s).sum(dim=1)
+        return kept + (1 - self.mask) * (u * torch.exp(s) + t)
 
 
 class FlowBatchNorm(nn.Module):
@@ -81,11 +80,10 @@ class FlowBatchNorm(nn.Module):
         y = torch.exp(self.log_gamma) * (x - mean) * torch.rsqrt(var) + self.beta
         return y, (self.log_gamma - 0.5 * torch.log(var)).sum().expand(len(x))
 
-    def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The inverse of :meth:`forward` in evaluation mode, with its own log-determinant."""
-        var = self.running_var + self.eps
-        x = (y - self.beta) * torch.exp(-self.log_gamma) * torch.sqrt(var) + self.running_mean
-        return x, (0.5 * torch.log(var) - self.log_gamma).sum().expand(len(y))
+    def inverse(self, y: Tensor) -> Tensor:
+        """N×d → N×d, the inverse of :meth:`forward` in evaluation mode."""
+        std = torch.sqrt(self.running_var + self.eps)
+        return (y - self.beta) * torch.exp(-self.log_gamma) * std + self.running_mean
 
 
 class NormalizingFlow(nn.Sequential):
@@ -118,11 +116,9 @@ class NormalizingFlow(nn.Sequential):
             total = total + log_det
         return x, total
 
-    def inverse(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Latent to data: N×d → N×d and the log-determinant of that Jacobian, shape (N,)."""
-        total = u.new_zeros(len(u))
+    def inverse(self, u: Tensor) -> Tensor:
+        """Latent to data: N×d → N×d. The log-determinant, which nothing needs, is the negative of forward's there."""
         for layer in reversed(self):
             assert isinstance(layer, AffineCoupling | FlowBatchNorm)
-            u, log_det = layer.inverse(u)
-            total = total + log_det
-        return u, total
+            u = layer.inverse(u)
+        return u

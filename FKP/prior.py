@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from blindsr.checkpoints import load_checkpoint, load_state, unwrapped
+from blindsr.graphs import adam_options, own_stream, repeated
 from blindsr.kernels import SCALE_FACTORS, gaussian_kernels, kernel_side, normalize, variance_range
 from blindsr.paths import pretrained_path
 from FKP.flow import NormalizingFlow
@@ -131,7 +132,7 @@ class KernelPrior(nn.Module):
         Returns:
             N×1×side×side, non-negative, each summing to 1.
         """
-        logits, _ = self.net.inverse(latent.reshape(-1, self.dimension))
+        logits = self.net.inverse(latent.reshape(-1, self.dimension))
         return normalize(self._from_logits(logits).clamp(min=0))
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
@@ -163,16 +164,24 @@ class KernelPrior(nn.Module):
         """The codes, N×side² and on the sphere, whose kernels come closest to given ones, N×1×side×side.
 
         Encoding alone is not enough: a noise-free kernel's code lies off the sphere. 100 steps of spherical Adam
-        from there bring Gaussian kernels to about 75 dB.
+        from there bring Gaussian kernels to about 75 dB. Many kernels take hardly longer than one.
         """
+        steps, device = 100, kernel.device
         latent = project_to_sphere(self.encode(kernel)).detach().requires_grad_()
-        optimizer = SphericalAdam([latent], lr=0.2)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 100)
-        with torch.enable_grad():
-            for _ in range(100):
-                optimizer.zero_grad()
-                (self.decode(latent) - kernel).square().sum().backward()
-                optimizer.step()
+        # A tensor that lives on the device: what is captured there would keep a number as it was.
+        rate: Any = torch.tensor(0.2, device=device) if device.type == "cuda" else 0.2
+        optimizer = SphericalAdam([latent], lr=rate, **adam_options(device))
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+
+        def step() -> None:
+            optimizer.zero_grad()
+            (self.decode(latent) - kernel).square().sum().backward()
+            optimizer.step()
+
+        with torch.enable_grad(), own_stream(device):
+            once = repeated(step, device, steps)
+            for _ in range(steps):
+                once()
                 schedule.step()
         return latent.detach()
 

@@ -17,7 +17,7 @@ import tyro
 from matplotlib.figure import Figure
 from scipy import stats
 
-from blindsr.batch.comparison import Entry, entries
+from blindsr.batch.comparison import Entry, entries, scored
 from blindsr.batch.inputs import picture_paths
 from blindsr.batch.previews import densest_window
 from blindsr.batch.records import hash_file
@@ -88,7 +88,8 @@ def pairs(folders: tuple[Path, Path]) -> tuple[Pairs, list[str]]:
         ValueError: none is in both.
     """
     first, second = (entries(folder) for folder in folders)
-    common = {name: (first[name], second[name]) for name in sorted(first.keys() & second.keys())}
+    both = ((name, first[name], second[name]) for name in sorted(first.keys() & second.keys()))
+    common = {name: (scored(one, [other]), scored(other, [one])) for name, one, other in both}
     same = {name: pair for name, pair in common.items() if _inputs_agree(*pair)}
     if not same:
         raise ValueError(f"{folders[0]}, {folders[1]}: no result of the same picture in both")
@@ -155,9 +156,9 @@ def part(name: str, pair: tuple[Entry, Entry], side: int) -> Part | None:
         return None
     squares = np.square(first.astype(np.float32) - second).mean(axis=2)
     window = densest_window(squares, side, side)
-    views = {"A": window.cut(first), "B": window.cut(second)}
+    views = {"A": window.cut(first).copy(), "B": window.cut(second).copy()}  # the whole pictures are let go
     if (truth := _ground_truth(pair)) is not None and truth.shape[0] >= window.top + window.height:
-        views["ground truth"] = window.cut(truth)
+        views["ground truth"] = window.cut(truth).copy()
     return Part(name, float(np.sqrt(window.cut(squares).mean())), views)
 
 

@@ -22,12 +22,13 @@ sys.path[:0] = [str(REPOSITORY)]  # from a bare checkout
 
 from blindsr.devices import keep_freed_memory, pick_device  # noqa: E402
 from gpu_checks import CHECKS  # noqa: E402
+from gpu_folders import folders  # noqa: E402
 from gpu_records import Clock, Records, Session  # noqa: E402
 from gpu_runs import kernelgan_paper, set5_paper  # noqa: E402
 from gpu_speed import fit_steps, pictures_per_hour, usrnet_sizes  # noqa: E402
 from gpu_training import train_predictor, train_usrnet  # noqa: E402
 
-SHARES = {"checks": 0.2, "speed": 0.3, "paper": 0.3, "kernelgan": 1.0}
+SHARES = {"checks": 0.2, "folders": 0.12, "speed": 0.25, "paper": 0.3, "kernelgan": 1.0}
 """Largest share of the budget that each part takes; the last one takes what is left."""
 TRAININGS = {"train-usrnet": train_usrnet, "train-predictor": train_predictor}
 
@@ -61,7 +62,7 @@ def measure(options: argparse.Namespace, session: Session) -> None:
         usrnet_sizes(part)
         pictures_per_hour(part)
 
-    parts = {"checks": checks, "speed": speed, "paper": set5_paper, "kernelgan": kernelgan_paper}
+    parts = {"checks": checks, "folders": folders, "speed": speed, "paper": set5_paper, "kernelgan": kernelgan_paper}
     for name in options.parts:
 
         def run(name: str = name) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Seconds and memory of fits, presets and USRNet on a device."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
@@ -169,9 +169,12 @@ def _predict_and_restore(lrs: list[Tensor], scale_factor: int, device: torch.dev
 def _estimated(estimator: Any, lrs: Sequence[Tensor], scale_factor: int, way: str) -> list[Estimate]:
     if way == ONE:
         return [estimator(lr, scale_factor, seed=0) for lr in lrs]
+    groups: dict[Hashable, list[Tensor]] = {}
+    for lr in lrs:
+        groups.setdefault(estimator.batch_key(lr, scale_factor), []).append(lr)
     found = []
-    for group in estimator.groups(lrs, scale_factor):
-        found += estimator.batch([lrs[index] for index in group], scale_factor, seeds=[0] * len(group))
+    for group in groups.values():
+        found += estimator.batch(group, scale_factor, seeds=[0] * len(group))
     return found
 
 

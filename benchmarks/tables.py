@@ -441,6 +441,40 @@ def confidence(results: Path) -> str:
     return markdown(["", "predictions", "expected error", "actual error, rms", "median"], rows)
 
 
+def report_page(results: Path) -> str:
+    """What the report of many pictures costs."""
+    rows = []
+    for record in read(results / "pages.jsonl"):
+        if record.what["page"] == "report":
+            values = record.values
+            seconds = [number(values[name], 1) for name in ("previews_cpu", "page_cpu", "load", "sort")]
+            sizes = [number(values[name], 1) for name in ("mebibytes", "previews_mebibytes")]
+            rows.append([str(record.what["pictures"]), *seconds, *sizes, devices([record])])
+    head = [
+        "pictures",
+        "s, with previews",
+        "s, again",
+        "s to load",
+        "s to sort",
+        "page, MiB",
+        "previews, MiB",
+        "device",
+    ]
+    return markdown(head, rows)
+
+
+def demo_page(results: Path) -> str:
+    """How long a visitor of the demo waits."""
+    rows = []
+    for record in sorted(read(results / "pages.jsonl"), key=lambda record: record.what.get("sf", 0)):
+        if record.what["page"] == "demo":
+            names = ("kernel", "kernel_cpu", "result", "result_cpu", "gigabytes")
+            rows.append(
+                [f"x{record.what['sf']}", *(number(record.values[name], 1) for name in names), devices([record])]
+            )
+    return markdown(["", "kernel", "processor", "result", "processor", "GiB", "device"], rows)
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "reproduction": reproduction,
     **{name: lambda results, name=name: dataset(results, name) for name in SIZES},  # type: ignore[misc]
@@ -458,6 +492,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "image prior": image_prior,
     "seconds": photograph_seconds,
     "confidence": confidence,
+    "report": report_page,
+    "demo": demo_page,
 }
 """What makes each table, by the name between its markers."""
 

@@ -18,7 +18,7 @@ from blindsr.estimation import Preset
 class Options:
     """What ``blindsr`` takes."""
 
-    photographs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    photographs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(help_behavior_hint="")] = ()
     """Pictures, folders of pictures, 'photos/*.jpg'."""
     sf: Literal[2, 3, 4, 8] = 2
     """Scale factor."""
@@ -29,7 +29,8 @@ class Options:
     """prediction: the predicted kernel, in a second. search: 150 iterations that start there. paper: the published
     1000 iterations of the large network."""
     sigma: Annotated[float | Literal["auto"], tyro.conf.arg(metavar="LEVEL|auto")] = "auto"
-    """Noise level of the photographs, in grey levels of 255; auto reads it off each. More makes smoother results."""
+    """Noise level of the photographs, 0 to 50 grey levels of 255; auto reads it off each. More makes smoother
+    results."""
     local: bool = False
     """The blur varies over the photographs, towards the corners or with depth. It is read everywhere, and undone
     place by place. Where it does not vary enough to be told, this changes nothing."""
@@ -41,7 +42,7 @@ def main() -> int:
     from DIPFKP.main import Options as DIPOptions
     from DIPFKP.main import process
 
-    options = parse(Options, __doc__ or "")
+    options = parse(Options, __doc__ or "", "blindsr")
     if not options.photographs:
         raise ValueError("name a picture or a folder: blindsr photo.jpg; blindsr --help lists the options")
     return process(

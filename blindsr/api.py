@@ -96,9 +96,10 @@ def super_resolve(
         estimate = estimator(lr, scale_factor, seed=seed, on_step=on_step)
     found = place(estimate, scale_factor, photograph=not prepared)
     noise = step.sigma(lr, found.sigma) if callable(step.sigma) else step.sigma
-    notes = doubts(found, not prepared, 255 * noise) + found.notes
+    read = 255 * noise if callable(step.sigma) else None
+    notes = doubts(found, not prepared, read) + found.notes
     padding: Padding = "circular" if periodic else "none" if prepared else "reflect"
-    if is_beyond_kernels(found, not prepared, 255 * noise):
+    if is_beyond_kernels(found, not prepared, read):
         sr = enlarge(lr, scale_factor)[0]
     else:
         sr = restore(step.network, lr, found.blur, scale_factor, noise, padding, on_step)[0]

@@ -15,7 +15,7 @@ _TEXT_TAGS = {0x010D, 0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298}
 def read_carried(image: Image.Image, data: bytes, grey: bool) -> tuple[Carried, str]:
     """What the file says besides its pixels, and what of it cannot be kept, in words."""
     lost = []
-    profile = image.info.get("icc_profile")
+    profile = None if image.mode == "CMYK" else image.info.get("icc_profile")  # the pixels become sRGB
     # Tried now: with a damaged profile the result could not be written after all the work.
     if profile and not keeps_profile(profile, grey):
         lost.append("colour profile is damaged or not made for such pixels")

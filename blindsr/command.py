@@ -12,15 +12,15 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import field, fields, is_dataclass, make_dataclass, replace
 from itertools import pairwise
-from types import FrameType
 from typing import Annotated, Any, TextIO, TypeVar, get_type_hints
 
 import tyro
 from tqdm import tqdm
 
 from blindsr.devices import keep_freed_memory
+from blindsr.interruption import interrupt, was_interrupted
 
-__all__ = ["Bar", "end_if_interrupted", "given", "overridden", "overrides", "parse", "run"]
+__all__ = ["Bar", "given", "overridden", "overrides", "parse", "run"]
 
 Options = TypeVar("Options")
 Settings = TypeVar("Settings")
@@ -29,11 +29,12 @@ LOG_INTERVAL = 30
 """Seconds between lines of progress where these go to a file instead of a terminal."""
 
 
-def parse(options: type[Options], description: str) -> Options:
+def parse(options: type[Options], description: str, program: str | None = None) -> Options:
     """Make ``options`` from the command line; tyro says what is wrong with it and exits with status 2.
 
     Args:
         options: a frozen dataclass whose field docstrings become the help; nested ones become groups.
+        program: how the help calls the command; without it, by the script's path.
 
     Raises:
         ValueError: an argument is empty; as a path it would be the current folder.
@@ -42,7 +43,8 @@ def parse(options: type[Options], description: str) -> Options:
     for before, argument in pairwise(sys.argv):
         if not argument or (argument.startswith("-") and argument.endswith("=")):
             raise ValueError(f"{argument.rstrip('=') or before}: what follows it is empty; is a variable unset?")
-    return tyro.cli(options, description=description, config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone))
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
+    return tyro.cli(options, prog=program, description=description, config=config)
 
 
 def overrides(presets: Mapping[Any, object], about: str) -> Any:
@@ -111,13 +113,13 @@ def run(main: Callable[[], int]) -> None:
     _print_whatever_happens()
     logging.basicConfig(format="note: %(message)s", level=logging.WARNING)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else the shell wants it ignored
-        signal.signal(signal.SIGINT, _interrupt)
-    signal.signal(signal.SIGTERM, _interrupt)
+        signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     keep_freed_memory()
     try:
         status = main()
     except (Exception, KeyboardInterrupt) as error:
-        if _interrupts or isinstance(error, KeyboardInterrupt):
+        if was_interrupted() or isinstance(error, KeyboardInterrupt):
             print("\ninterrupted; what was finished until then is kept", file=sys.stderr)
             status = 130
         elif isinstance(error, ValueError | OSError):
@@ -166,22 +168,6 @@ def _print_whatever_happens() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
             setattr(sys, name, _Unbroken(stream))
-
-
-_interrupts: list[int] = []
-"""The interrupting signals that came. What they break into, an import for one, may drop the exception that they raise
-or make another of it, so who would go on looks here first."""
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    _interrupts.append(number)
-    raise KeyboardInterrupt
-
-
-def end_if_interrupted() -> None:
-    """Raise KeyboardInterrupt where an interrupting signal came, whatever became of its exception."""
-    if _interrupts:
-        raise KeyboardInterrupt
 
 
 class _Lines(io.TextIOBase):

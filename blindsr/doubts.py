@@ -30,16 +30,17 @@ def doubts(
     """Doubts of a result.
 
     Args:
-        sigma: noise level in grey levels, where it was read or told.
+        sigma: noise level in grey levels that was read off the image, where the estimator did not; one that the user
+            told is none.
         jpeg_quality: of the file that the image came in, where it is one.
     """
     if not photograph:
         if estimate.expected_error is None or estimate.expected_error <= UNCERTAIN:
             return ()
         return (f"uncertain: too little of the blur shows (its variances ± {estimate.expected_error:.0%})",)
-    found = []
-    if sigma is not None and sigma >= NOISY:
-        found.append(f"noise: {sigma:.0f} grey levels, little detail comes back; --sigma sets more or less smoothing")
+    found, noise = [], _noise(estimate, sigma)
+    if noise >= NOISY:
+        found.append(f"noise: {noise:.0f} grey levels, little detail comes back; --sigma sets more or less smoothing")
     if jpeg_quality is not None and jpeg_quality < COMPRESSED:
         found.append(f"compression: JPEG of quality {jpeg_quality} hides the blur; take the camera's own file")
     if estimate.expected_error is not None and estimate.expected_error > UNCERTAIN_PHOTOGRAPH:
@@ -62,8 +63,12 @@ def is_beyond_kernels(
     """
     if not photograph or estimate.expected_error is None or estimate.spread is None:
         return False
-    damaged = (sigma or 0) >= NOISY or (jpeg_quality or 100) < COMPRESSED
+    damaged = _noise(estimate, sigma) >= NOISY or (jpeg_quality or 100) < COMPRESSED
     return not damaged and estimate.expected_error > UNCERTAIN_PHOTOGRAPH and estimate.spread[0] > WIDE
+
+
+def _noise(estimate: Estimate, sigma: float | None) -> float:
+    return 255 * (estimate.sigma or 0.0) if sigma is None else sigma
 
 
 def _cause(estimate: Estimate, damaged: bool) -> str:

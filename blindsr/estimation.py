@@ -4,7 +4,7 @@ import inspect
 import math
 import time
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeGuard
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = [
+    "BatchEstimator",
     "Checkpoint",
     "Estimate",
     "Estimator",
@@ -29,6 +30,7 @@ __all__ = [
     "Preset",
     "ResumableEstimator",
     "SearchLog",
+    "can_batch",
     "is_resumable",
     "place",
 ]
@@ -201,6 +203,41 @@ def is_resumable(estimator: Estimator | ResumableEstimator) -> TypeGuard[Resumab
         return "checkpoint" in inspect.signature(estimator).parameters
     except (TypeError, ValueError):  # some of what can be called has no signature
         return False
+
+
+class BatchEstimator(ResumableEstimator, Protocol):
+    """A :class:`ResumableEstimator` that can search several images as one, which a GPU needs to be busy."""
+
+    def batch(
+        self,
+        lrs: Sequence[Tensor],
+        scale_factor: int,
+        *,
+        seeds: Sequence[int],
+        on_step: OnStep | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> list[Estimate]:
+        """What it makes of each image alone, but for rounding.
+
+        Args:
+            lrs: of one :meth:`batch_key`.
+            seeds: one for each.
+            checkpoint: of a search of the same images in the same order.
+        """
+        ...
+
+    def batch_key(self, lr: Tensor, scale_factor: int) -> Hashable:
+        """Equal for images that can be searched as one; errors as of :class:`Estimator`."""
+        ...
+
+    def at_once(self, lr: Tensor, scale_factor: int) -> int:
+        """How many images like ``lr`` to search as one on its device; 1 where that gains nothing."""
+        ...
+
+
+def can_batch(estimator: Estimator) -> TypeGuard[BatchEstimator]:
+    """Whether an estimator can search several images as one: whether it has what that takes."""
+    return all(callable(getattr(estimator, name, None)) for name in ("batch", "batch_key", "at_once"))
 
 
 class SearchLog:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from blindsr.files import atomic_write
 
-__all__ = ["draw_kernel", "save_kernel_comparison", "save_kernel_grid", "save_training_log"]
+__all__ = ["draw_kernel", "save_kernel_grid", "save_training_log"]
 
 
 def draw_kernel(kernel: Tensor, title: str, axes: Axes | None = None) -> Axes:
@@ -26,22 +26,6 @@ def draw_kernel(kernel: Tensor, title: str, axes: Axes | None = None) -> Axes:
     axes.set_xlabel("HR pixels")
     axes.figure.colorbar(drawn, ax=axes, shrink=0.8)
     return axes
-
-
-def save_kernel_comparison(path: Path, kernels: dict[str, Tensor]) -> None:
-    """Draw 1×1×k×k kernels side by side on one grey scale, each under its title."""
-    arrays = {title: kernel.detach()[0, 0].cpu().numpy() for title, kernel in kernels.items()}
-    largest = max(float(array.max()) for array in arrays.values())
-    figure = Figure(figsize=(2.6 * len(arrays) + 0.6, 3), layout="constrained")
-    axes = figure.subplots(1, len(arrays), squeeze=False)[0]
-    for axis, (title, array) in zip(axes, arrays.items(), strict=True):
-        drawn = axis.imshow(array, cmap="viridis", vmin=0, vmax=largest)
-        axis.set_title(title)
-        axis.set_xticks([])
-        axis.set_yticks([])
-    figure.colorbar(drawn, ax=list(axes), shrink=0.8)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=120)
 
 
 def save_kernel_grid(path: Path, kernels: Tensor, columns: int = 10) -> None:

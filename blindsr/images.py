@@ -15,6 +15,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from blindsr import cmyk
 from blindsr.carried import png_chunks, read_carried
 from blindsr.encoding import QUALITY, SUFFIXES, Carried, OutputFormat, Pixels, encode
 from blindsr.files import atomic_write
@@ -27,6 +28,7 @@ __all__ = [
     "is_image_name",
     "output_suffix",
     "passed_over",
+    "picture_size",
     "read_image",
     "read_picture",
     "read_pixels",
@@ -143,8 +145,11 @@ def read_picture(path: Path) -> Picture:
         pixels, grey = _decode(image, data)
         carried, lost = read_carried(image, data, grey)
         kind, jpeg_quality = image.format or "", _jpeg_quality(image)
+        converted = cmyk.conversion(image) if image.mode == "CMYK" else None
     if lost:
         log.warning("%s: its %s; the result has none", path, lost)
+    if converted:
+        log.warning("%s: a CMYK picture, converted to sRGB %s", path, converted)
     if frames > 1:
         log.warning("%s: the first of %d frames or pages, the others are left out", path, frames)
     colours, alpha = pixels, None
@@ -198,15 +203,19 @@ def _decode(image: Image.Image, data: bytes) -> tuple[Pixels, bool]:
     where OpenCV gives something. Only what has 16 bits is then decoded again by OpenCV.
     """
     mode = image.mode
+    if mode == "CMYK" and image.format == "TIFF" and max(_tiff_bits(image)) > 8:
+        mode = "CMYK of 16 bits"
     try:
         orientation = image.getexif().get(0x0112, 1)
     except Exception:  # what a camera wrote wrongly there does not spoil the picture
         orientation = 1
-    if mode not in (*_GREY_MODES, *_COLOUR_MODES, "I"):
+    if mode not in (*_GREY_MODES, *_COLOUR_MODES, "CMYK", "I"):
         raise ValueError(f"{_numbers(image)} pixels are not supported; save it as grey or RGB, with 8 or 16 bits")
     image.load()
     if image.format == "TIFF":
         orientation = 1  # both libraries turn the pixels of this format themselves
+    if mode == "CMYK":
+        return _upright(np.asarray(cmyk.to_srgb(image)), orientation), False
     if image.format == "PNG":
         png_chunks(data)
     if image.format in _DEEP_FORMATS and not (image.format == "TIFF" and max(_tiff_bits(image)) <= 8):
@@ -264,6 +273,18 @@ def _deep_pixels(image: Image.Image, data: bytes, pixels: npt.NDArray) -> tuple[
     if pixels.ndim == 2:
         return pixels, grey
     return pixels[:, :, [0, 3] if grey else [2, 1, 0, 3][: pixels.shape[2]]], grey
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Rows and columns of a picture as its header says, EXIF orientation not applied; nothing is decoded.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`read_picture`.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such picture")
+    with _opened(path, path.read_bytes()) as image:
+        return image.height, image.width
 
 
 def read_image(path: Path) -> Tensor:

@@ -3,13 +3,18 @@
 import io
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
+import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-__all__ = ["ROUND", "KernelShape", "kernel_png", "kernel_shape"]
+from blindsr.files import atomic_write
+
+__all__ = ["ROUND", "KernelShape", "kernel_png", "kernel_shape", "save_kernel_comparison"]
 
 ROUND = 1.1
 """Ratio of the two widths below which a direction means nothing."""
@@ -70,3 +75,34 @@ def kernel_png(kernel: Tensor, largest: float | None = None) -> bytes:
     content = io.BytesIO()
     Image.fromarray(np.rint(255 * (values / scale).clip(0, 1)).astype(np.uint8)).save(content, "PNG")
     return content.getvalue()
+
+
+def save_kernel_comparison(path: Path, kernels: dict[str, Tensor]) -> None:
+    """Draw 1×1×k×k kernels side by side in colours of one scale from 0 to the largest value, each under its title.
+
+    A folder has thousands of these: matplotlib would take longer for each than a GPU for the picture.
+    """
+    arrays = {title: kernel.detach()[0, 0].cpu().numpy() for title, kernel in kernels.items()}
+    largest = max(float(array.max()) for array in arrays.values())
+    side, gap, bar, top = 240, 20, 16, 40
+    width = len(arrays) * (side + gap) + gap + bar + 70
+    figure = Image.new("RGB", (width, top + side + gap), "white")
+    draw, font = ImageDraw.Draw(figure), ImageFont.load_default(18)
+    for index, (title, array) in enumerate(arrays.items()):
+        left = gap + index * (side + gap)
+        drawn = Image.fromarray(_viridis(array / largest)).resize((side, side), Image.Resampling.NEAREST)
+        figure.paste(drawn, (left, top))
+        draw.text((left + side / 2, top - 8), title, "black", font, anchor="ms")
+    left = width - bar - 70
+    figure.paste(Image.fromarray(_viridis(np.linspace(1, 0, side).repeat(bar).reshape(side, bar))), (left, top))
+    for share in (0, 0.5, 1):
+        place = left + bar + 6, top + (1 - share) * (side - 1)
+        draw.text(place, f"{share * largest:.3g}", "black", ImageFont.load_default(14), anchor="lm")
+    with atomic_write(path) as temporary:
+        figure.save(temporary)
+
+
+def _viridis(values: npt.NDArray) -> npt.NDArray[np.uint8]:
+    """H×W values, clipped to 0 to 1, as H×W×3 RGB."""
+    levels = np.rint(255 * values.clip(0, 1)).astype(np.uint8)
+    return np.ascontiguousarray(cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS)[:, :, ::-1])

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from blindsr.doubts import doubts
+from blindsr.doubts import doubts, is_beyond_kernels
 from blindsr.estimation import Estimate
 
 SURE = Estimate(torch.ones(1, 1, 3, 3) / 9, None, [], 0.0, 0, expected_error=0.2, spread=(0.5, 0.4))
@@ -33,6 +33,15 @@ def test_a_damaged_picture_is_not_taken_for_another_blur():
     lines = doubts(dataclasses.replace(SURE, expected_error=0.6, spread=(1.1, 0.4)), photograph=True, sigma=30.0)
     assert lines[0].startswith("noise")
     assert "for that reason" in lines[1]
+
+
+def test_noise_that_was_told_is_no_doubt_but_what_was_read_is():
+    """With --sigma 15 a clean picture is clean, and with --sigma 0 a noisy one noisy; sigma=None is a told one."""
+    assert doubts(dataclasses.replace(SURE, sigma=2 / 255), photograph=True) == ()
+    assert "20 grey levels" in doubts(dataclasses.replace(SURE, sigma=20 / 255), photograph=True)[0]
+    moved = dataclasses.replace(SURE, expected_error=0.6, spread=(1.1, 0.4))
+    assert is_beyond_kernels(dataclasses.replace(moved, sigma=2 / 255), photograph=True)
+    assert not is_beyond_kernels(dataclasses.replace(moved, sigma=20 / 255), photograph=True)
 
 
 def test_laboratory_data_are_doubted_for_their_texture_alone():

@@ -13,6 +13,7 @@ import KernelGANFKP.estimator
 import KernelGANFKP.search
 from blindsr.estimation import SearchLog
 from blindsr.graphs import WARM_UP, WORTHWHILE, own_stream, repeated
+from blindsr.kernels import random_kernels
 from DIPFKP.estimator import DIPSettings, estimate
 from FKP import KernelPrior
 from KernelGANFKP.estimator import GANEstimator
@@ -27,6 +28,8 @@ class Static:
     made = None
 
     def overwrite(self, made):
+        if made is None:
+            return
         if self.made is None:
             self.made = type(made)(*map(torch.empty_like, made))
         for static, tensor in zip(self.made, made, strict=True):
@@ -103,6 +106,14 @@ def test_a_capture_has_to_be_worth_it_and_possible(capture, monkeypatch):
     assert repeated(step, CPU, WORTHWHILE - 1) is step
     monkeypatch.setattr(blindsr.graphs, "_can_capture", lambda device: device.type == "cuda")
     assert repeated(step, CPU, 1000) is step
+
+
+def test_a_code_found_by_replay_is_the_code(capture, monkeypatch):
+    prior, kernels = KernelPrior.from_pretrained(2), random_kernels(2, 2, torch.Generator().manual_seed(0))
+    replayed = prior.invert(kernels)
+    assert capture.made == (0 if capture.fails else 1)
+    monkeypatch.setattr(blindsr.graphs, "_can_capture", lambda device: False)
+    assert torch.equal(replayed, prior.invert(kernels))
 
 
 def test_a_replayed_search_is_the_search(capture, picture, monkeypatch):

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageCms, ImageOps
 
 from blindsr import images
-from blindsr.images import Picture, read_image, read_picture, to_uint8, write_image, write_like
+from blindsr.images import Picture, read_image, read_picture, read_pixels, to_uint8, write_image, write_like
 
 
 @pytest.fixture
@@ -193,9 +193,49 @@ def test_pillow_and_opencv_agree_on_photographs(tmp_path, photograph):
         assert torch.equal(read_image(path)[0], torch.from_numpy(expected)), suffix
 
 
+def ink_profile():
+    """A CMYK profile whose cyan ink, against all custom, is red: Lab (53, 80, 67). All else but white is black.
+
+    ICC.1:2001, 6.5.8: a table of 8 bits (lut8Type), 4 inks to Lab, two points to each ink.
+    """
+    white, red, black = (
+        bytes([round(2.55 * light), a + 128, b + 128]) for light, a, b in ((100, 0, 0), (53, 80, 67), (0, 0, 0))
+    )
+    corners = b"".join({(0, 0, 0, 0): white, (1, 0, 0, 0): red}.get(inks, black) for inks in np.ndindex(2, 2, 2, 2))
+    unit = np.eye(3).ravel()
+    linear = bytes(range(256))
+    table = b"mft1" + bytes([0, 0, 0, 0, 4, 3, 2, 0]) + b"".join(struct.pack(">i", round(65536 * e)) for e in unit)
+    table += 4 * linear + corners + 3 * linear
+    tag = struct.pack(">I4sII", 1, b"A2B0", 144, len(table))
+    head = struct.pack(">I4sI4s4s4s", 144 + len(table), b"lcms", 0x02400000, b"prtr", b"CMYK", b"Lab ")
+    white_point = struct.pack(">iii", 0xF6D6, 0x10000, 0xD32D)
+    return head.ljust(36, b"\0") + b"acsp".ljust(32, b"\0") + white_point.ljust(60, b"\0") + tag + table
+
+
+def test_cmyk_is_converted_by_its_profile(tmp_path, caplog):
+    inks = np.zeros((16, 16, 4), np.uint8)
+    inks[:8, :, 0] = 255  # cyan above white
+    for name, more in (
+        ("with.jpg", {"icc_profile": ink_profile()}),
+        ("without.jpg", {}),
+        ("bad.jpg", {"icc_profile": b"x" * 200}),
+    ):
+        Image.fromarray(inks, "CMYK").save(tmp_path / name, quality=100, **more)
+    found = {name: to_uint8(read_picture(tmp_path / name).image) for name in ("with.jpg", "without.jpg", "bad.jpg")}
+    assert np.abs(found["with.jpg"][2, 2].astype(int) - (255, 0, 0)).max() < 12  # Lab (53, 80, 67) is sRGB's red
+    for name in ("without.jpg", "bad.jpg"):
+        assert np.abs(found[name][2, 2].astype(int) - (0, 255, 255)).max() < 4
+    assert all(pixels[14, 14].min() > 250 for pixels in found.values())
+    assert "with.jpg: a CMYK picture, converted to sRGB by its profile" in caplog.text
+    assert "without.jpg: a CMYK picture, converted to sRGB without a profile, roughly" in caplog.text
+    assert "the result has none" not in caplog.text
+    assert read_picture(tmp_path / "with.jpg").carried.icc_profile is None
+    np.testing.assert_array_equal(read_pixels(tmp_path / "with.jpg"), found["with.jpg"])
+
+
 def test_pictures_of_other_kinds_are_refused(tmp_path, pixels):
     photo, deep = Image.fromarray(pixels), pixels.astype(np.uint16) * 257
-    photo.convert("CMYK").save(tmp_path / "CMYK.jpg")
+    tifffile.imwrite(tmp_path / "CMYK.tif", np.dstack([deep, deep[:, :, 0]]), photometric="separated")
     photo.convert("LAB").save(tmp_path / "LAB.tif")
     photo.convert("L").convert("F").save(tmp_path / "F.tif")
     photo.convert("L").convert("I").save(tmp_path / "neither.tif")

@@ -76,13 +76,7 @@ def context():
     if "forkserver" not in multiprocessing.get_all_start_methods():
         pytest.skip("needs fork")
     context = multiprocessing.get_context("forkserver")
-    modules = [
-        "blindsr.batch.command",
-        "DIPFKP.estimator",
-        "KernelGANFKP.estimator",
-        "matplotlib.backends.backend_agg",
-    ]
-    context.set_forkserver_preload(["pytest", *modules])
+    context.set_forkserver_preload(["pytest", "blindsr.batch.command", "DIPFKP.estimator", "KernelGANFKP.estimator"])
     return context
 
 

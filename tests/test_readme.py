@@ -59,10 +59,11 @@ QUICK = {
 """What makes each command short: the first pattern found in it decides. An -o of its own is kept."""
 
 ELSEWHERE = (
-    r"benchmarks/(compare|killed|overview|photograph_examples|gpu)|data/training_photographs|-m pytest|-m blindsr"
+    r"benchmarks/(compare|killed|overview|pages|photograph_examples|gpu)|training_photographs|-m pytest|-m blindsr"
 )
-"""tests/test_compare.py; ten minutes, in small tests/test_killed.py; pictures; tests/test_gpu.py; tests/test_cli.py;
-this very run, tests/test_hostile.py; tests/test_report.py, test_comparison.py and test_script.py."""
+"""tests/test_compare.py; ten minutes, in small tests/test_killed.py; Chromium, tests/test_demo.py; pictures;
+tests/test_gpu.py; tests/test_cli.py; this very run, tests/test_hostile.py; tests/test_report.py, test_comparison.py
+and test_script.py."""
 
 
 def extra_options(command):

@@ -18,7 +18,8 @@ from blindsr.batch.command import Method, run_batch
 from blindsr.batch.inputs import Item, find_items, input_items
 from blindsr.batch.options import BatchOptions, RunOptions
 from blindsr.batch.records import JOURNAL, UNFINISHED, Records, hash_inputs, read_record
-from blindsr.batch.run import CURVE, Job, process
+from blindsr.batch.results import CURVE
+from blindsr.batch.run import Job, process
 from blindsr.batch.summary import SUMMARY, read_records
 from blindsr.estimation import Estimate
 
@@ -45,7 +46,7 @@ def figures_take_no_time(monkeypatch):
     def draw(path, *arguments):
         path.write_bytes(b"drawn")
 
-    monkeypatch.setattr("blindsr.batch.run.save_kernel_comparison", draw)
+    monkeypatch.setattr("blindsr.batch.steps.save_kernel_comparison", draw)
 
 
 @pytest.fixture

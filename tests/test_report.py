@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from urllib.parse import unquote
 
 import cv2
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -18,7 +19,7 @@ from blindsr.batch.options import BatchOptions, RunOptions
 from blindsr.batch.previews import Window, enlarge, textured_window
 from blindsr.batch.report import main, write_report
 from blindsr.estimation import Estimate
-from blindsr.kernel_shape import kernel_png, kernel_shape
+from blindsr.kernel_shape import kernel_png, kernel_shape, save_kernel_comparison
 from blindsr.kernels import gaussian_kernels
 
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -108,6 +109,23 @@ def test_the_same_records_make_the_same_page_without_any_picture(folder, monkeyp
     assert (folder / "index.html").read_bytes() == before
 
 
+def test_previews_of_replaced_results_do_not_stay(folder):
+    (folder / "report" / "mine.webp").touch()
+    before = set((folder / "report").iterdir())
+    options = BatchOptions(
+        input_dir=((folder.parent / "in",),),
+        output_dir=folder,
+        sf=3,
+        run=RunOptions(device="cpu", overwrite=True),
+    )
+    assert run_batch(options, Method("DIPFKP", "DIPFKP", estimator)) == 2
+    after = set((folder / "report").iterdir())
+    assert before & after == {folder / "report" / "mine.webp"}
+    shown = {unquote(address) for address in Page(folder / "index.html").addresses if address.startswith("report/")}
+    assert shown == {f"report/{path.name}" for path in after - before}
+    assert len(shown) == 6
+
+
 def test_what_is_gone_or_changed_is_left_out(folder):
     shutil.rmtree(folder / "report")
     (folder / "plain.png").write_bytes(b"no picture")
@@ -170,6 +188,16 @@ def test_the_shape_of_a_gaussian(degrees):
     pixels = cv2.imdecode(np.frombuffer(kernel_png(kernel), np.uint8), cv2.IMREAD_UNCHANGED)
     assert pixels.shape == (21, 21)
     assert pixels.max() == 255
+
+
+def test_kernels_are_drawn_in_matplotlibs_colours_on_one_scale(tmp_path):
+    true, estimated = torch.rand(2, 1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    save_kernel_comparison(tmp_path / "kernels.png", {"true": true, "estimated": estimated / 2})
+    pixels = cv2.imread(str(tmp_path / "kernels.png"))[:, :, ::-1]
+    for left, kernel in ((20, true), (280, estimated / 2)):
+        colours = matplotlib.colormaps["viridis"](kernel[0, 0].numpy() / float(true.max()), bytes=True)[..., :3]
+        drawn = pixels[40:280, left : left + 240][15::30, 15::30]  # the middles of the kernel's pixels
+        np.testing.assert_allclose(drawn.astype(int), colours.astype(int), atol=3)
 
 
 def test_a_round_kernel_has_no_direction():

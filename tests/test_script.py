@@ -49,5 +49,19 @@ def test_without_a_picture_it_says_how(tmp_path):
     refused(blindsr("missing.jpg", cwd=tmp_path), "missing.jpg")
 
 
+def test_the_help_calls_it_by_its_name(tmp_path):
+    done = blindsr("-h", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "usage: blindsr " in done.stdout
+    assert "0 to 50" in " ".join(done.stdout.split())
+
+
+def test_noise_that_was_told_is_no_doubt(photo, tmp_path):
+    done = blindsr(photo.name, "-o", "out", "--sigma", 20, *FAST, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "noise: 20" not in done.stdout
+    assert json.loads((tmp_path / "out" / "my photo.json").read_text())["result"]["sigma"] == 20
+
+
 def test_the_script_is_declared():
     assert re.search(r'^blindsr = "blindsr.__main__:script"$', (REPOSITORY / "pyproject.toml").read_text(), re.M)

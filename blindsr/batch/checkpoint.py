@@ -4,18 +4,16 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from blindsr.checkpoints import load_checkpoint, save_checkpoint
-from blindsr.command import end_if_interrupted
 from blindsr.files import move_file
 
-__all__ = ["INTERVAL", "SearchFile", "checkpoint_path", "kept_until_done", "remove_checkpoint"]
+__all__ = ["INTERVAL", "SearchFile", "checkpoint_path", "remove_checkpoint"]
 
 log = logging.getLogger(__name__)
 
@@ -81,15 +79,3 @@ class SearchFile:
         finally:
             written.unlink(missing_ok=True)  # or it would be taken for a result
         self._last = time.monotonic()
-
-
-@contextmanager
-def kept_until_done(checkpoint: SearchFile) -> Iterator[None]:
-    """Keep a checkpoint where the work of the block is broken off; remove it where that succeeds or fails."""
-    try:
-        yield
-    except Exception:
-        end_if_interrupted()  # what an interruption breaks into may make another error of it
-        remove_checkpoint(checkpoint.path)
-        raise
-    remove_checkpoint(checkpoint.path)

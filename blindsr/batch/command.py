@@ -21,12 +21,14 @@ from blindsr.batch.options import BatchOptions
 from blindsr.batch.pages import PAGE, page_path
 from blindsr.batch.records import ENDINGS, Records, hash_file
 from blindsr.batch.report import write_report
-from blindsr.batch.run import Job, Result, process
+from blindsr.batch.results import Result
+from blindsr.batch.run import Job, process
 from blindsr.batch.summary import write_summary
-from blindsr.command import Bar, end_if_interrupted, given
+from blindsr.command import Bar, given
 from blindsr.devices import gains_from_bfloat16, pick_device
 from blindsr.estimation import Estimator, NoiseEstimator, NonblindSR, OnStep
 from blindsr.files import probe_folder
+from blindsr.interruption import end_if_interrupted
 from blindsr.paths import data_folder
 from blindsr.picture_names import passed_over
 
@@ -58,6 +60,8 @@ class Method:
     nonblind: NonblindSR | None = None
     sigma: float | NoiseEstimator = 0.0
     """Noise level that ``nonblind`` is told, in image range, or what reads it off each picture."""
+    batch: int | None = None
+    """Most pictures to search as one, where the estimator can; None for as many as it says."""
 
 
 def run_batch(options: BatchOptions, method: Method) -> int:
@@ -72,6 +76,8 @@ def run_batch(options: BatchOptions, method: Method) -> int:
     _require_consistent(options)
     if not 1 <= options.pictures.quality <= 100:
         raise ValueError(f"--quality {options.pictures.quality}: must lie between 1 and 100")
+    if method.batch is not None and method.batch < 1:
+        raise ValueError(f"--batch {method.batch}: must be at least 1")
     if not 0 <= method.seed < 2**63:
         raise ValueError(f"--seed {method.seed}: must lie between 0 and 2^63 − 1")
     items, name = _find_pictures(options, method.data_model)
@@ -89,6 +95,7 @@ def run_batch(options: BatchOptions, method: Method) -> int:
         options.run.verbose,
         options.pictures.format,
         options.pictures.quality,
+        method.batch,
     )
     settings = _settings(options, method)
     records = Records(
@@ -187,6 +194,7 @@ def _metadata(options: BatchOptions, method: Method, device: torch.device) -> di
         "dataset": None if options.paths else options.dataset or "Test",
         "input_dir": [str(path) for path in options.paths],
         "device": device.type,
+        "batch": method.batch,
         "bfloat16": gains_from_bfloat16(device),
         "files": {key: path.name for key, path in method.files.items()},
         "versions": {
@@ -221,11 +229,13 @@ def _tells_case_apart(folder: Path) -> bool:
 def _work(items: list[Item], job: Job, folder: Path, records: Records) -> tuple[list[Result], bool]:
     """The results so far, each told in a line, and whether the user broke off."""
     results: list[Result] = []
+    places = {item: place for place, item in enumerate(items, start=1)}
     bar_format = "{desc} {percentage:3.0f}%|{bar}| {n}/{total} [{elapsed}<{remaining}{postfix}]"
     with Bar(total=1, bar_format=bar_format) as bar, logging_redirect_tqdm() if bar.drawn else nullcontext():
 
-        def progress(item: Item) -> OnStep:
-            bar.set_description_str(f"{item.name} ({len(results) + 1}/{len(items)})", refresh=False)
+        def progress(item: Item, *others: Item) -> OnStep:
+            name = f"{item.name} and {len(others)} more" if others else item.name
+            bar.set_description_str(f"{name} ({places[item]}/{len(items)})", refresh=False)
             bar.set_postfix_str("", refresh=False)
             bar.restart(total=1)
 

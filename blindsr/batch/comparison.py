@@ -4,20 +4,23 @@ import math
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from blindsr.batch.inputs import picture_paths
+from blindsr.batch.inputs import find_items, picture_paths
 from blindsr.batch.pages import link, page_path, write_page
 from blindsr.batch.previews import Pixels, result_picture
-from blindsr.batch.records import Record
+from blindsr.batch.records import Record, hash_file
 from blindsr.batch.scores import SCORES, Score, number
 from blindsr.batch.summary import read_records
-from blindsr.images import read_pixels
+from blindsr.degradation import modcrop
+from blindsr.images import read_image, read_pixels, to_uint8
+from blindsr.metrics import psnr_ssim_y
 
-__all__ = ["Entry", "entries", "write_comparison"]
+__all__ = ["Entry", "entries", "scored", "write_comparison"]
 
 SHOWN = (".png", ".jpg", ".jpeg", ".jpe", ".webp", ".gif", ".avif", ".bmp")
 """Endings of what browsers show."""
@@ -29,9 +32,11 @@ class Entry:
 
     picture: Path
     record: Record | None = None
+    measured: dict[str, float] = field(default_factory=dict)
+    """Scores by their keys, of a picture without a record."""
 
     def score(self, score: Score) -> float | None:
-        return None if self.record is None else number(self.record, score.key)
+        return self.measured.get(score.key) if self.record is None else number(self.record, score.key)
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,8 @@ class Column:
 def write_comparison(folders: Sequence[Path], output: Path) -> Path:
     """Write ``index.html`` into ``output``, with relative links to the pictures of ``folders``.
 
-    A folder without records may hold pictures called after the inputs: another program's results.
+    A folder without records may hold pictures called after the inputs: another program's results. They are scored
+    where the records of another folder tell the ground truth.
 
     Raises:
         FileNotFoundError: a folder does not exist or holds no picture.
@@ -91,6 +97,13 @@ def write_comparison(folders: Sequence[Path], output: Path) -> Path:
     names = sorted(name for name, count in counts.items() if count > 1)
     if not names:
         raise ValueError(f"{', '.join(map(str, folders))}: no two of them have a picture of the same name")
+    results = {
+        label: {
+            name: scored(entry, [other[name] for other in results.values() if name in other])
+            for name, entry in found.items()
+        }
+        for label, found in results.items()
+    }
     pairs = [_pair(name, {label: found.get(name) for label, found in results.items()}, output) for name in names]
     path = page_path(output)
     known = [score for score in SCORES if any(score.key in pair.scores for pair in pairs)]
@@ -127,6 +140,34 @@ def entries(folder: Path) -> dict[str, Entry]:
     records = [record for record in read_records(folder) if record.state == "finished"]
     found = {record.name: Entry(path, record) for record in records if (path := result_picture(folder, record))}
     return found if records else {path.stem: Entry(path) for path in picture_paths(folder)}
+
+
+def scored(entry: Entry, others: Sequence[Entry]) -> Entry:
+    """A picture without a record, scored by the ground truth of another folder's, where that is still as it was."""
+    record = next((other.record for other in others if other.record and other.record.inputs.get("hr")), None)
+    if entry.record is not None or record is None:
+        return entry
+    try:
+        scale_factor, truth = int(record.settings["sf"]), _truth(record)
+        if truth is None:
+            return entry
+        reference = to_uint8(modcrop(read_image(truth), scale_factor))
+        psnr, ssim = psnr_ssim_y(read_pixels(entry.picture), reference, scale_factor)
+    except (KeyError, OSError, TypeError, ValueError):  # of another size, say
+        return entry
+    return replace(entry, measured={"psnr": psnr, "ssim": ssim})
+
+
+def _truth(record: Record) -> Path | None:
+    """The HR picture of a prepared dataset's LR picture; None where it is gone, or another one by now."""
+    path = Path(record.input)
+    found = _truths(path.parent.parent, str(record.settings["estimator"]), int(record.settings["sf"])).get(path)
+    return found if found is not None and found.is_file() and hash_file(found) == record.inputs["hr"] else None
+
+
+@cache
+def _truths(dataset: Path, model: str, scale_factor: int) -> dict[Path, Path | None]:
+    return {item.lr: item.hr for item in find_items(str(dataset), model, scale_factor)}
 
 
 def _pair(name: str, entries: dict[str, Entry | None], output: Path) -> Pair:

@@ -34,7 +34,9 @@ class Search:
     kernels: list[tuple[str, str]]
     """(title, address) along the search."""
     losses: list[tuple[str, str]]
-    """(name, points of a polyline in the unit square, logarithmic where that goes)."""
+    """(name, points of a polyline in the unit square)."""
+    logarithmic: bool
+    """Whether the losses are drawn so, which takes that all are positive."""
     iterations: int
     ends: str
     """First and last loss of the kernel."""
@@ -91,15 +93,16 @@ def read_search(record: Record) -> Search | None:
     iterations = max((done for curve in curves.values() for done, _ in curve), default=0)
     kernel = curves.get("kernel", [])
     ends = f"loss {kernel[0][1]:.3g} at first, {kernel[-1][1]:.3g} at last" if kernel else ""
-    return Search(kernels, _polylines(curves), iterations, ends, picture, residual)
+    logarithmic = all(loss > 0 for curve in curves.values() for _, loss in curve)
+    return Search(kernels, _polylines(curves, logarithmic), logarithmic, iterations, ends, picture, residual)
 
 
-def _polylines(curves: dict[str, list[tuple[int, float]]]) -> list[tuple[str, str]]:
+def _polylines(curves: dict[str, list[tuple[int, float]]], logarithmic: bool) -> list[tuple[str, str]]:
     """Points of each curve, all on one scale."""
     steps, losses = (np.array([point[i] for curve in curves.values() for point in curve], float) for i in (0, 1))
     if not (len(losses) and np.isfinite(losses).all()):
         return []
-    scale = np.log if losses.min() > 0 else np.asarray
+    scale = np.log if logarithmic else np.asarray
     low, high = (float(scale(end)) for end in (losses.min(), losses.max()))
     first, last = steps.min(), steps.max()
     drawn = []

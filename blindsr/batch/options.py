@@ -27,7 +27,8 @@ class PictureOptions:
     real: bool = False
     """The LR pictures of the dataset are treated as photographs: no ground truth is looked for. (Those of -i are.)"""
     sigma: Annotated[float | Literal["auto"] | None, _hint("auto for photographs, 0 for laboratory data")] = None
-    """Noise level that USRNet expects, in grey levels of 255; auto reads it off each picture."""
+    """Noise level that USRNet expects, in grey levels of 255: 0 to 50 for photographs, 0 to 15 for laboratory data;
+    auto reads it off each picture."""
     format: OutputFormat = "same"
     """Format of the results; same is that of the input where it loses nothing visible, else PNG."""
     quality: int = QUALITY

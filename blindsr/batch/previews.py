@@ -6,6 +6,9 @@ what is missing and no picture's name gets into theirs.
 
 import hashlib
 import io
+import re
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +30,7 @@ __all__ = [
     "enlarge",
     "make_previews",
     "own_file",
+    "remove_stale_previews",
     "result_picture",
     "textured_window",
 ]
@@ -43,6 +47,7 @@ PICTURES = (".png", ".jpg", ".webp", ".tif")
 """Endings of a result that is a picture."""
 VERSION = 1
 """Goes up when previews are made in another way, so that old ones are not taken for new ones."""
+_NAME = re.compile(r"[0-9a-f]{20}-(before|after|overview)\.webp")
 _MARGIN = 4  # LR pixels around a window, for cubic interpolation
 
 Pixels = npt.NDArray[np.uint8]
@@ -104,7 +109,7 @@ def enlarge(lr: npt.NDArray, window: Window, scale_factor: int, aligned: bool) -
     return large[first:, first:][: scale_factor * window.height, : scale_factor * window.width]
 
 
-def make_previews(folder: Path, record: Record, scale_factor: int, aligned: bool, make: bool = True) -> Previews:
+def make_previews(folder: Path, record: Record, make: bool = True) -> Previews:
     """The previews of one picture in ``folder / FOLDER``; only missing ones are made, and with ``make`` off none.
 
     A picture that cannot be read any more, or is not what the record says, is left out.
@@ -112,16 +117,49 @@ def make_previews(folder: Path, record: Record, scale_factor: int, aligned: bool
     Raises:
         OSError: a preview cannot be written.
     """
+    geometry = _geometry(record)
+    if geometry is None:
+        return Previews()
     result = result_picture(folder, record)
-    content = (VERSION, record.inputs.get("lr"), result and record.files[result.name], scale_factor, aligned)
-    key = hashlib.sha256(repr(content).encode()).hexdigest()[:20]
-    paths = {part: folder / FOLDER / f"{key}-{part}.webp" for part in ("before", "after", "overview")}
+    paths = _paths(folder, record, result, *geometry)
     if make and not paths["overview"].exists():  # the last one written
         lr = _read(Path(record.input), record.inputs.get("lr"))
         sr = None if result is None else _read(result, record.files[result.name])
-        for part, pixels in _previews(lr, sr, scale_factor, aligned).items():
+        for part, pixels in _previews(lr, sr, *geometry).items():
             _write(paths[part], pixels)
     return Previews(**{part: path.name if path.exists() else None for part, path in paths.items()})
+
+
+def remove_stale_previews(folder: Path, records: Callable[[], Iterable[Record]]) -> None:
+    """Remove from ``folder / FOLDER`` the previews of results that have been replaced since.
+
+    Args:
+        records: reads the folder's records. What another process makes meanwhile is younger, and stays.
+    """
+    began = time.time()
+    wanted = {
+        path
+        for record in records()
+        if (geometry := _geometry(record)) is not None
+        for path in _paths(folder, record, result_picture(folder, record), *geometry).values()
+    }
+    for path in (folder / FOLDER).glob("*.webp"):
+        if path not in wanted and _NAME.fullmatch(path.name) and path.stat().st_mtime < began:
+            path.unlink(missing_ok=True)
+
+
+def _geometry(record: Record) -> tuple[int, bool] | None:
+    """Scale factor, and whether the result is aligned; None where the record is nonsense."""
+    scale_factor = record.settings.get("sf")
+    if not (isinstance(scale_factor, int) and 1 <= scale_factor <= 8):
+        return None
+    return scale_factor, bool(record.settings.get("photographs"))
+
+
+def _paths(folder: Path, record: Record, result: Path | None, scale_factor: int, aligned: bool) -> dict[str, Path]:
+    content = (VERSION, record.inputs.get("lr"), result and record.files[result.name], scale_factor, aligned)
+    key = hashlib.sha256(repr(content).encode()).hexdigest()[:20]
+    return {part: folder / FOLDER / f"{key}-{part}.webp" for part in ("before", "after", "overview")}
 
 
 def result_picture(folder: Path, record: Record) -> Path | None:

@@ -18,7 +18,7 @@ from blindsr.batch.comparison import write_comparison
 from blindsr.batch.ellipses import Ellipses, read_ellipses
 from blindsr.batch.explanation import AMPLIFIED, Search, read_search
 from blindsr.batch.pages import data_uri, link, page_path, write_page
-from blindsr.batch.previews import FOLDER, Previews, make_previews, own_file, result_picture
+from blindsr.batch.previews import FOLDER, make_previews, own_file, remove_stale_previews, result_picture
 from blindsr.batch.records import Record
 from blindsr.batch.scores import MEASURES, SCORES, Score, number
 from blindsr.batch.summary import read_records
@@ -91,7 +91,7 @@ def write_report(folder: Path, previews: bool = True) -> Path:
         ValueError: the page would replace one that is not ours.
         OSError: the page or a preview cannot be written.
     """
-    records = [record for record in read_records(folder) if Path(record.name).name == record.name]
+    records = _records(folder)
     finished = [record for record in records if record.state == "finished"]
     failed = [record for record in records if record.state != "finished"]
     path = page_path(folder)
@@ -107,14 +107,16 @@ def write_report(folder: Path, previews: bool = True) -> Path:
         keys=[measure for measure in MEASURES if any(number(record, measure.key) is not None for record in finished)],
         **_about(records),
     )
+    remove_stale_previews(folder, lambda: _records(folder))
     return path
 
 
+def _records(folder: Path) -> list[Record]:
+    return [record for record in read_records(folder) if Path(record.name).name == record.name]
+
+
 def _row(folder: Path, record: Record, make: bool) -> Row:
-    scale_factor, aligned = record.settings.get("sf"), bool(record.settings.get("photographs"))
-    shown = Previews()
-    if isinstance(scale_factor, int) and 1 <= scale_factor <= 8:
-        shown = make_previews(folder, record, scale_factor, aligned, make)
+    shown = make_previews(folder, record, make)
     picture, kernel_file = result_picture(folder, record), own_file(folder, record, ".mat")
     kernel, shape = (None, None) if kernel_file is None else _kernel(kernel_file)
     return Row(
@@ -224,7 +226,7 @@ class Options:
 
 
 def main() -> int:
-    options = parse(Options, __doc__ or "")
+    options = parse(Options, __doc__ or "", "python -m blindsr.batch.report")
     if not options.folders:
         raise ValueError("name a folder of results, or several to compare")
     several = len(options.folders) > 1

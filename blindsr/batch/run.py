@@ -1,110 +1,39 @@
-"""Estimate, super-resolve, save, score, record: one picture after the other, with any estimator."""
+"""A folder of pictures, with any estimator: estimate, super-resolve, save, score, record.
 
-import contextlib
-import math
-import tempfile
-import time
-import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+The stages of different pictures overlap. Where the estimator can, several pictures are searched as one. On a GPU the
+next ones are read, and the ones before scored and written, in threads meanwhile; on a CPU that would gain nothing.
+"""
+
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from blindsr.batch.checkpoint import SearchFile, checkpoint_path, kept_until_done, remove_checkpoint
-from blindsr.batch.explanation import explain
+from blindsr.batch.checkpoint import SearchFile, checkpoint_path, remove_checkpoint
+from blindsr.batch.claims import Claims, Work, one_line, out_of_memory
 from blindsr.batch.inputs import Item
-from blindsr.batch.records import Record, Records, hash_inputs
-from blindsr.degradation import modcrop
+from blindsr.batch.records import Records
+from blindsr.batch.results import Result, record_fields
+from blindsr.batch.steps import Job, Restored, restored, write
 from blindsr.devices import release_memory
-from blindsr.doubts import doubts, is_beyond_kernels
-from blindsr.encoding import QUALITY, OutputFormat
-from blindsr.estimation import (
-    Checkpoint,
-    Estimate,
-    Estimator,
-    NoiseEstimator,
-    NonblindSR,
-    OnStep,
-    is_resumable,
-    place,
-)
-from blindsr.field import KernelField
-from blindsr.figures import save_kernel_comparison
+from blindsr.estimation import Estimate, OnStep, can_batch, is_resumable
 from blindsr.files import move_file
-from blindsr.images import read_image, read_picture, to_uint8, write_like
-from blindsr.kernel_files import Centre, read_kernel, write_kernel
-from blindsr.metrics import kernel_psnr, psnr_ssim_y
-from blindsr.restoration import Padding, enlarge, restore
+from blindsr.interruption import end_if_interrupted
 
 __all__ = ["Job", "Result", "process"]
 
-CURVE = 100
-"""Most points of a loss curve that a result keeps."""
+AHEAD = 16
+"""Pictures that are claimed and read on a GPU before their turn comes."""
+WRITERS = 4
+"""Threads there that score and write pictures, and how many of these wait or are written at most."""
+LARGEST_BATCH = 2**30
+"""Bytes of LR pictures that may wait to be searched as one."""
 
-
-@dataclass(frozen=True)
-class Job:
-    """What is done to each picture."""
-
-    estimator: Estimator
-    scale_factor: int
-    device: torch.device
-    nonblind: NonblindSR | None = None
-    """Without it the estimator's own image, if any, is the result."""
-    sigma: float | NoiseEstimator = 0.0
-    """Noise level that ``nonblind`` is told, in image range, or what reads it off each picture."""
-    photograph: bool = False
-    """Whether the pictures are photographs, not laboratory data: aligned, without a periodic boundary."""
-    seed: int = 0
-    verbose: bool = False
-    """Also take down what explains a bad result."""
-    format: OutputFormat = "same"
-    """Of the pictures that are written."""
-    quality: int = QUALITY
-    """Of JPEG and WebP, 1 to 100."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What became of one image."""
-
-    item: Item
-    psnr: float | None = None
-    """PSNR on Y in dB, where the ground truth is known."""
-    ssim: float | None = None
-    kernel_psnr: float | None = None
-    """Kernel PSNR in dB for a peak of 1, where the true kernel is known."""
-    seconds: float = 0.0
-    """Wall-clock time of the estimation."""
-    sr_seconds: float | None = None
-    """Wall-clock time of the non-blind network, where it was asked for."""
-    sigma: float | None = None
-    """Noise level that the non-blind network was told, in grey levels of 255."""
-    expected_error: float | None = None
-    """Error to expect of the kernel's covariance, relative to it, where the estimator knows."""
-    converged: bool | None = None
-    """Whether the kernel had converged, where the estimator checks that."""
-    relative_change: float | None = None
-    """‖k − k₀‖/‖k₀‖ of the kernel against the search's start."""
-    losses: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-    """Loss curves, of the kernel and where there is one of the critic: (iteration, loss), at most :data:`CURVE`."""
-    kernel_field: KernelField | None = None
-    """How the blur varies over the image, where it was looked for and does."""
-    search: dict[str, Any] | None = None
-    """What explains a bad result (:func:`blindsr.batch.explanation.explain`), where that was asked for."""
-    notes: tuple[str, ...] = ()
-    """What a user should know of the estimate, a line each."""
-    error: str | None = None
-    """Why there is no result, in one line."""
-    earlier: bool = False
-    """Whether an earlier run did it, or another process meanwhile, with the same settings."""
-    claimed: bool = False
-    """Whether another process is at work on it."""
+OnSteps = Callable[..., OnStep]
 
 
 def process(
@@ -112,197 +41,219 @@ def process(
     job: Job,
     folder: Path,
     *,
-    progress: Callable[[Item], OnStep] | None = None,
+    progress: OnSteps | None = None,
     records: Records | None = None,
 ) -> Iterator[Result]:
-    """Process the items in order and yield each one's result; a bad item yields an error and ends nothing.
+    """Process the items and yield each one's result as it is there; a bad item yields an error and ends nothing.
 
     Writes ``<name>.png`` (or .jpg, .webp, .tif: the image, with the picture's depth, alpha channel and metadata),
     ``<name>.mat`` (the kernel) and ``<name>_kernel.png`` (a picture of the kernel, beside the true one where that is
     known) into ``folder``, which exists. They appear once all of them are made.
 
+    The order is that of the items, but for those that are searched as one or left out.
+
     Args:
-        progress: called with each item; returns what is called after each step on it, of the estimator and then of
-            the non-blind network.
+        progress: called with the item at work on, or with all that are searched as one; returns what is called after
+            each step, of the estimator or, asked once more, of the non-blind network.
         records: of ``folder``: says what need not be done again, and takes down what was done. Without it everything
             is done, and what was there is replaced.
     """
-    for item in items:
+    with ExitStack() as stack:
+        run = _Run(job, folder, progress, records, stack)
+        window: list[Work] = []
         try:
-            yield _process_one(item, job, folder, progress, records)
-        except Exception as error:  # whatever a picture brings about, the others are done
-            message = _one_line(item, error)
-            if records is not None:
-                with contextlib.suppress(OSError):  # on a full disk there is no room for the record either
-                    records.fail(item, hash_inputs(item), message)
-            release_memory(job.device)  # the next picture does not pay for this one
-            yield Result(item=item, error=message)
+            for opened in run.claims.opened(items):
+                if isinstance(opened, Result):
+                    yield opened
+                    continue
+                window.append(opened)
+                if run.is_full(window):
+                    yield from run.process(window)
+            yield from run.process(window)
+            yield from run.finished()
+        except KeyboardInterrupt:
+            yield from run.finished()  # what was computed is not lost, and told
+            raise
 
 
-def _process_one(
-    item: Item, job: Job, folder: Path, progress: Callable[[Item], OnStep] | None, records: Records | None
-) -> Result:
-    def make(made: Path, checkpoint: Checkpoint | None = None) -> Result:
-        return _make(item, job, made, progress(item) if progress is not None else None, checkpoint)
+class _AtOnce(Executor):
+    """Does in this thread what it is given, before it goes on."""
 
-    if records is None:
-        with tempfile.TemporaryDirectory(dir=folder) as name:
-            result = make(Path(name))
-            for path in Path(name).iterdir():
-                move_file(path, folder / path.name)
-        return result
-    earlier = _earlier(item, records, job.verbose)
-    if earlier is not None:
-        remove_checkpoint(checkpoint_path(folder, item.name))  # which a process killed at the very end left
-        return earlier
-    with records.claim(item) as made:
-        if made is None:
-            return Result(item=item, claimed=True)
-        earlier = _earlier(item, records, job.verbose)  # another process may have done it meanwhile
-        if earlier is not None:
-            return earlier
-        inputs = hash_inputs(item)
-        checkpoint = _checkpoint(item, inputs, job, made, records)
-        with kept_until_done(checkpoint):
-            result = make(made, checkpoint)
-            records.store(item, inputs, made, _fields(result))
-    return result
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
 
 
-def _checkpoint(item: Item, inputs: dict[str, str | None], job: Job, made: Path, records: Records) -> SearchFile:
-    """Where the search of a picture is kept, of this run's settings, input and versions."""
-    search = {"settings": records.settings, "inputs": inputs, "versions": records.run.get("versions")}
-    search |= {"seed": job.seed, "scale_factor": job.scale_factor, "device": job.device.type}
-    checkpoint = SearchFile(checkpoint_path(records.folder, item.name), made, search)
-    if not records.resume:
-        remove_checkpoint(checkpoint.path)
-    return checkpoint
+class _Run:
+    """One call of :func:`process`.
 
+    Args:
+        stack: ends the threads, which are waited for, and then the claims.
+    """
 
-def _make(item: Item, job: Job, folder: Path, on_step: OnStep | None, checkpoint: Checkpoint | None) -> Result:
-    """Read, estimate, super-resolve and score one item, and write what comes of it into ``folder``."""
-    hr, true_kernel = _read_truth(item, job.scale_factor)
-    picture = read_picture(item.lr)
-    lr = picture.image.to(job.device)
-    if hr is not None and hr.shape[:2] != tuple(side * job.scale_factor for side in lr.shape[2:]):
-        raise ValueError(
-            f"{item.lr}: {lr.shape[3]}×{lr.shape[2]} pixels at x{job.scale_factor} do not match "
-            f"{item.hr} ({hr.shape[1]}×{hr.shape[0]}); prepare the dataset again"
-        )
-    if is_resumable(job.estimator):
-        estimate = job.estimator(lr, job.scale_factor, seed=job.seed, on_step=on_step, checkpoint=checkpoint)
-    else:
-        estimate = job.estimator(lr, job.scale_factor, seed=job.seed, on_step=on_step)
-    estimate = place(estimate, job.scale_factor, job.photograph)
-    image, sigma, sr_seconds = estimate.image, None, None
-    if job.nonblind is not None:
-        sigma = 255 * (job.sigma(lr, estimate.sigma) if callable(job.sigma) else job.sigma)
-        began = time.perf_counter()
-        if is_beyond_kernels(estimate, job.photograph, sigma, picture.jpeg_quality):
-            image = enlarge(lr, job.scale_factor).cpu()
+    def __init__(
+        self, job: Job, folder: Path, progress: OnSteps | None, records: Records | None, stack: ExitStack
+    ) -> None:
+        self.job, self.folder, self.progress, self.records = job, folder, progress, records
+        held = stack.enter_context(ExitStack())
+        reader: Executor = _AtOnce()
+        self.writers = reader
+        overlaps = _overlaps(job.device)
+        if overlaps:
+            reader = stack.enter_context(ThreadPoolExecutor(1))  # one alone: reading changes settings of Pillow's
+            self.writers = stack.enter_context(ThreadPoolExecutor(WRITERS))
+        self.claims = Claims(job, folder, records, reader, AHEAD if overlaps else 0, held)
+        self.behind = WRITERS if overlaps else 0
+        self.writing: deque[tuple[Work, Future[Result]]] = deque()
+        self.most: int | None = job.batch
+        """Pictures to search as one; None where the estimator is asked."""
+        self.wanted = 1
+        """Those to search as one with the first that waits."""
+
+    def is_full(self, window: list[Work]) -> bool:
+        """Whether the pictures read are as many as are searched as one."""
+        if len(window) == 1:
+            self.wanted = self._at_once(window[0])
+        waiting = sum(work.image.nbytes for work in window)
+        return len(window) >= self.wanted or waiting >= LARGEST_BATCH
+
+    def process(self, window: list[Work]) -> Iterator[Result]:
+        """Do the pictures of ``window``, which is empty then, and yield the results that are there."""
+        works = window.copy()
+        window.clear()
+        for group in self._groups(works):
+            if isinstance(group, Result):
+                yield group
+                continue
+            for work, found in self._estimates(group):
+                if isinstance(found, Estimate):
+                    yield from self._restore(work, found)
+                else:
+                    yield self.claims.fail(work, found)
+
+    def finished(self, behind: int = 0) -> Iterator[Result]:
+        """The results of pictures that are written; waits until there are at most so many that are not."""
+        while self.writing and (len(self.writing) > behind or self.writing[0][1].done()):
+            work, future = self.writing[0]
+            try:
+                result = future.result()
+            except Exception as error:
+                result = self.claims.fail(work, error)
+            else:
+                self.claims.close(work)
+            self.writing.popleft()
+            yield result
+
+    def _at_once(self, work: Work) -> int:
+        """How many pictures like this one are searched as one."""
+        estimator = self.job.estimator
+        if not can_batch(estimator):
+            return 1
+        if self.most is not None:
+            return self.most
+        try:
+            return estimator.at_once(self._lr(work), self.job.scale_factor)
+        except Exception:  # the search will say why
+            return 1
+
+    def _lr(self, work: Work) -> torch.Tensor:
+        """1×3×h×w on the device."""
+        return work.image.to(self.job.device)
+
+    def _groups(self, works: list[Work]) -> Iterator[list[Work] | Result]:
+        """What is searched as one, and the results of those that cannot be searched."""
+        estimator = self.job.estimator
+        if len(works) < 2 or not can_batch(estimator):
+            yield from ([work] for work in works)
+            return
+        alike: dict[Hashable, list[Work]] = {}
+        for work in works:
+            try:
+                key = estimator.batch_key(work.image, self.job.scale_factor)
+            except Exception as error:
+                yield self.claims.fail(work, error)
+            else:
+                alike.setdefault(key, []).append(work)
+        for group in alike.values():
+            count = self._at_once(group[0])
+            yield from (group[first : first + count] for first in range(0, len(group), count))
+
+    def _estimates(self, works: list[Work]) -> Iterator[tuple[Work, Estimate | str]]:
+        """Each picture's estimate, or why there is none. What fails as one is tried in halves."""
+        try:
+            found = list(zip(works, self._search(works), strict=True))
+        except Exception as error:
+            end_if_interrupted()
+            message, memory = one_line(works[0].item, error), out_of_memory(error)
         else:
-            padding: Padding = "reflect" if job.photograph else "none"
-            image = restore(job.nonblind, lr, estimate.blur, job.scale_factor, sigma / 255, padding, on_step).cpu()
-        sr_seconds = time.perf_counter() - began
-    psnr, ssim = (None, None)
-    if hr is not None and image is not None:
-        psnr, ssim = psnr_ssim_y(to_uint8(image), hr, job.scale_factor)
-    losses = {"kernel": estimate.losses, "critic": estimate.critic_losses}
-    losses = {name: values for name, values in losses.items() if values}
-    _write_kernel_files(folder, item, estimate, true_kernel, job.scale_factor)
-    if image is not None:
-        write_like(folder / item.name, image, picture, job.format, job.quality)
-    return Result(
-        item=item,
-        psnr=psnr,
-        ssim=ssim,
-        kernel_psnr=None if true_kernel is None else kernel_psnr(estimate.kernel, true_kernel),
-        seconds=estimate.seconds,
-        expected_error=estimate.expected_error,
-        converged=estimate.converged,
-        relative_change=estimate.relative_change,
-        losses={name: _thinned(values) for name, values in losses.items()},
-        search=explain(estimate, lr, image, true_kernel, job.scale_factor) if job.verbose else None,
-        notes=(*doubts(estimate, job.photograph, sigma, picture.jpeg_quality), *estimate.notes),
-        kernel_field=estimate.kernel_field,
-        sigma=sigma,
-        sr_seconds=sr_seconds,
-    )
+            yield from found
+            return
+        # Out of the except block: the exception no longer holds on to the tensors that filled the memory.
+        if len(works) == 1:
+            yield works[0], message
+            return
+        release_memory(self.job.device)
+        half = len(works) // 2
+        if memory:
+            self.most = half
+        yield from self._estimates(works[:half])
+        yield from self._estimates(works[half:])
 
+    def _search(self, works: list[Work]) -> Sequence[Estimate]:
+        job, estimator = self.job, self.job.estimator
+        on_step = self.progress(*(work.item for work in works)) if self.progress is not None else None
+        lrs = [self._lr(work) for work in works]
+        checkpoint = self._checkpoint(works)
+        if len(works) > 1 and can_batch(estimator):
+            seeds = [job.seed] * len(works)
+            return estimator.batch(lrs, job.scale_factor, seeds=seeds, on_step=on_step, checkpoint=checkpoint)
+        if is_resumable(estimator):
+            return [estimator(lrs[0], job.scale_factor, seed=job.seed, on_step=on_step, checkpoint=checkpoint)]
+        return [estimator(lrs[0], job.scale_factor, seed=job.seed, on_step=on_step)]
 
-def _write_kernel_files(
-    folder: Path, item: Item, estimate: Estimate, true_kernel: Tensor | None, scale_factor: int
-) -> None:
-    """The kernel, and a picture of it."""
-    centre: Centre = "aligned" if estimate.aligned else "published"
-    write_kernel(folder / f"{item.name}.mat", estimate.kernel, centre, scale_factor)
-    kernels = {"estimated": estimate.kernel}
-    if true_kernel is not None:
-        kernels = {"true": true_kernel, **kernels}
-    save_kernel_comparison(folder / f"{item.name}_kernel.png", kernels)
+    def _checkpoint(self, works: list[Work]) -> SearchFile | None:
+        """Where the search of these pictures is kept, of this run's settings, inputs and versions: beside the first.
 
-
-def _thinned(values: list[float]) -> list[tuple[int, float]]:
-    """At most :data:`CURVE` of ``values``, evenly spaced from the first to the last, with their numbers from 1 on."""
-    chosen = np.unique(np.linspace(0, len(values) - 1, CURVE).round().astype(int))
-    return [(int(index) + 1, float(f"{values[index]:.4g}")) for index in chosen]
-
-
-_NUMBERS = ("psnr", "ssim", "kernel_psnr", "seconds", "sr_seconds", "sigma", "expected_error", "relative_change")
-
-
-def _fields(result: Result) -> dict[str, Any]:
-    """What a record says of a result, as JSON values; infinity, which JSON lacks, in words."""
-    numbers: dict[str, Any] = {}
-    for name in _NUMBERS:
-        value = getattr(result, name)
-        numbers[name] = None if value is None else float(value) if math.isfinite(value) else str(float(value))
-    others = {"converged": result.converged, "losses": result.losses, "notes": list(result.notes)}
-    field = {} if result.kernel_field is None else {"kernel_field": result.kernel_field.as_json()}
-    return {**numbers, **others, **field, "search": result.search}
-
-
-def _earlier(item: Item, records: Records, verbose: bool) -> Result | None:
-    """The result that a record tells of; None where ``item`` is still to do."""
-    record = records.finished(item, (".mat", "_kernel.png"))
-    if record is None or (verbose and record.result.get("search") is None):
-        return None
-    return _from_record(item, record)
-
-
-def _from_record(item: Item, record: Record) -> Result | None:
-    """A finished record as a result; None where it is none of ours, whatever it says."""
-    values = record.result
-    try:
-        fields: dict[str, Any] = {name: None if values[name] is None else float(values[name]) for name in _NUMBERS}
-        if fields["seconds"] is None or (fields["psnr"] is None) != (fields["ssim"] is None):
+        It is of use to a run that searches the same ones as one, as the same command does after an interruption.
+        """
+        records, job, first = self.records, self.job, works[0]
+        if records is None:
             return None
-        fields["notes"] = tuple(str(note) for note in values["notes"])
-        fields["losses"] = {
-            str(name): [(int(done), float(loss)) for done, loss in curve] for name, curve in values["losses"].items()
-        }
-        if "kernel_field" in values:
-            fields["kernel_field"] = KernelField.from_json(values["kernel_field"])
-        return Result(item=item, **fields, converged=values["converged"], search=values.get("search"), earlier=True)
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return None
+        search = {"settings": records.settings, "versions": records.run.get("versions")}
+        search |= {"inputs": [work.inputs for work in works]}
+        search |= {"seed": job.seed, "scale_factor": job.scale_factor, "device": job.device.type}
+        checkpoint = SearchFile(checkpoint_path(self.folder, first.item.name), first.made, search)
+        if not records.resume:
+            remove_checkpoint(checkpoint.path)
+        return checkpoint
+
+    def _restore(self, work: Work, estimate: Estimate) -> Iterator[Result]:
+        """Super-resolve a picture and have it written; yields what is written by then."""
+        try:
+            on_step = None
+            if self.progress is not None and self.job.nonblind is not None:
+                on_step = self.progress(work.item)
+            made = restored(work.loaded, self._lr(work), estimate, self.job, on_step)
+        except Exception as error:
+            yield self.claims.fail(work, error)
+        else:
+            self.writing.append((work, self.writers.submit(self._write, work, made)))
+            yield from self.finished(self.behind)
+
+    def _write(self, work: Work, made: Restored) -> Result:
+        result = write(work.item, work.loaded, made, self.job, work.made)
+        if self.records is not None:
+            self.records.store(work.item, work.inputs, work.made, record_fields(result))
+        else:
+            for path in work.made.iterdir():
+                move_file(path, self.folder / path.name)
+        return result
 
 
-def _one_line(item: Item, error: Exception) -> str:
-    """What went wrong with ``item``, with its path."""
-    message = " ".join(str(error).split()) or "out of memory"
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in message):
-        message = f"not enough memory for a picture of this size; use a smaller one ({message[:80]})"
-    elif not isinstance(error, ValueError | OSError | RuntimeError):
-        # Nobody foresaw this one: say where it came from, since there is no traceback.
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        message = f"{type(error).__name__} in {Path(place.filename).name}, line {place.lineno}: {error!s:.80}"
-        message = " ".join(message.split())
-    known = any(str(path) in message for path in (item.lr, item.hr, item.kernel) if path is not None)
-    return message if known else f"{item.lr}: {message}"
-
-
-def _read_truth(item: Item, scale_factor: int) -> tuple[npt.NDArray | None, Tensor | None]:
-    """The 8-bit HR picture and the kernel, as far as they are known."""
-    hr = None if item.hr is None else to_uint8(modcrop(read_image(item.hr), scale_factor))
-    return hr, None if item.kernel is None else read_kernel(item.kernel)
+def _overlaps(device: torch.device) -> bool:
+    """Whether reading and writing gain from threads beside the device's work."""
+    return device.type != "cpu"

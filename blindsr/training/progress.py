@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from blindsr.command import Bar, end_if_interrupted
+from blindsr.command import Bar
+from blindsr.interruption import end_if_interrupted
 from blindsr.training.loop import OnValidation, process_rank
 
 __all__ = ["training_bar"]
