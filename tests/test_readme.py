@@ -53,6 +53,7 @@ QUICK = {
     r"benchmarks/estimators": f"--methods 'DIP-FKP, prediction' --scales 2 --seeds 0 --pictures coins {RESULTS}",
     r"benchmarks/photographs": f"--scales 4 --no-oracles --kinds clean {RESULTS}",
     r"benchmarks/deblurring": f"--pictures 1 --widths 1.5 --noises 5 {RESULTS}",
+    r"benchmarks/local": f"--scales 4 --kinds uniform --pictures 1 {RESULTS}",
     r"benchmarks/tables": "",
     r"benchmarks/figures": "--output {tmp}/figures",
 }
