@@ -17,6 +17,7 @@ from blindsr.command import overridden, overrides, parse, run
 from blindsr.estimation import Preset
 from blindsr.paths import pretrained_path
 from DIPFKP.estimator import DIPModel, DIPSettings, preset, pretrained_estimator
+from KernelPredictor.command import with_field
 from KernelPredictor.predictor import predictor_path
 from NonblindSR.command import with_nonblind
 
@@ -96,6 +97,7 @@ def process(options: Options) -> int:
     )
     recorded, batch = {"settings": asdict(settings)}, options.batch
     told = Method("DIPFKP", method.model, estimator, recorded, files, method.seed, batch=batch)
+    told = with_field(told, options, device, method.path_predictor)
     return run_batch(options, with_nonblind(told, options, device) if options.SR else told)
 
 

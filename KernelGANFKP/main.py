@@ -17,6 +17,7 @@ from blindsr.command import overridden, overrides, parse, run
 from blindsr.estimation import Preset
 from blindsr.paths import pretrained_path
 from KernelGANFKP.estimator import GANModel, GANSettings, preset, pretrained_estimator
+from KernelPredictor.command import with_field
 from KernelPredictor.predictor import predictor_path
 from NonblindSR.command import with_nonblind
 
@@ -84,6 +85,7 @@ def main() -> int:
     )
     recorded = {"settings": asdict(settings)} | float32
     told = Method("KernelGANFKP", method.model, estimator, recorded, files, method.seed)
+    told = with_field(told, options, device, method.path_predictor)
     return run_batch(options, with_nonblind(told, options, device) if options.SR else told)
 
 

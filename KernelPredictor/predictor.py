@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blindsr.checkpoints import load_checkpoint, load_state, unwrapped
+from blindsr.field import from_axes, principal_axes
 from blindsr.images import LUMA
 from blindsr.kernels import ENLARGING, SCALE_FACTORS, gaussian_kernels, kernel_side, variance_range
 from blindsr.paths import pretrained_path
@@ -59,19 +60,14 @@ def to_log_covariance(lambda1: Tensor, lambda2: Tensor, theta: Tensor, scale_fac
         N×3.
     """
     log1, log2 = (torch.log(variance / scale_factor**2 + PIXEL_VARIANCE) for variance in (lambda1, lambda2))
-    cos, sin = torch.cos(theta), torch.sin(theta)
-    return torch.stack(
-        [log1 * cos**2 + log2 * sin**2, log1 * sin**2 + log2 * cos**2, (log1 - log2) * cos * sin], dim=1
-    )
+    return from_axes(log1, log2, theta)
 
 
 def variances_and_angle(entries: Tensor, scale_factor: int) -> tuple[Tensor, Tensor, Tensor]:
     """λ1 ≥ λ2 and θ of N×3 entries, even below 0; inverse of :func:`to_log_covariance`."""
-    xx, yy, xy = entries.unbind(dim=1)
-    mean, difference = (xx + yy) / 2, (xx - yy) / 2
-    radius = torch.sqrt(difference**2 + xy**2)
-    lambda1, lambda2 = ((torch.exp(log) - PIXEL_VARIANCE) * scale_factor**2 for log in (mean + radius, mean - radius))
-    return lambda1, lambda2, 0.5 * torch.atan2(xy, difference)
+    *logs, theta = principal_axes(entries)
+    lambda1, lambda2 = ((torch.exp(log) - PIXEL_VARIANCE) * scale_factor**2 for log in logs)
+    return lambda1, lambda2, theta
 
 
 def from_log_covariance(entries: Tensor, scale_factor: int, share: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:

@@ -22,11 +22,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from blindsr.devices import free_memory, gains_from_bfloat16, release_memory
 from blindsr.estimation import NonblindSR, OnStep
-from NonblindSR.usrnet import ResUNet, USRNet, data_step
+from blindsr.field import blend_patches
+from NonblindSR.usrnet import ResUNet, USRNet, blur_spectra, data_step, require_room
 
 __all__ = ["pretrained_nonblind", "tiled_sr"]
 
@@ -70,7 +72,9 @@ def tiled_sr(
     Args:
         net: in evaluation mode, on the device of ``lr``.
         lr: 1×3×h×w float32 in [0, 1].
-        kernel: 1×1×k×k, sum 1, the project's convention.
+        kernel: 1×1×k×k, sum 1, the project's convention; or R×C×k×k, those of R×C equal cells of ``lr``. The data
+            step is then made on overlapping patches, each with its kernel, and blended in every iteration
+            (:func:`blindsr.field.blend_patches`): the prior step sees one picture without seams.
         scale_factor: s.
         sigma: noise level of ``lr`` in image range.
         tile: side of a tile in HR pixels, rounded up to a multiple of 8; 0 for none. Without it the side follows from
@@ -205,7 +209,7 @@ def _run(
     bfloat16: bool,
     on_step: OnStep | None,
 ) -> Tensor:
-    x, blur, alpha, beta = net.begin(lr, kernel, scale_factor, sigma)
+    x, alpha, beta, solve = _begin(net, lr, kernel, scale_factor, sigma)
     rows, cols = _cuts(x.shape[2], tile), _cuts(x.shape[3], tile)
     tiles = len(rows) * len(cols)
     # Each step takes pieces of other sizes: what the one before left is of no use to it and would add up.
@@ -219,14 +223,40 @@ def _run(
             on_step(done, net.iterations * tiles, None)
 
     for i in range(net.iterations):
-        for c in range(x.shape[1]):  # one channel's spectra at a time
-            release()
-            channel = x[:, c : c + 1]
-            channel.copy_(data_step(channel, blur._replace(lr=blur.lr[:, c : c + 1]), alpha[:, i : i + 1]))
+        x = solve(x, alpha[:, i : i + 1], release)
         release()
         with torch.autocast(lr.device.type, dtype=torch.bfloat16, enabled=bfloat16):
             x = _prior_step(net.p, x, beta[:, i : i + 1], rows, cols, count_tile)
     return x
+
+
+def _begin(
+    net: USRNet, lr: Tensor, kernel: Tensor, scale_factor: int, sigma: float
+) -> tuple[Tensor, Tensor, Tensor, Callable[[Tensor, Tensor, Callable[[], None]], Tensor]]:
+    """The first image, α, β, and the data step, which may overwrite the image; it is told how to release memory."""
+    if kernel.shape[:2] == (1, 1):
+        x, blur, alpha, beta = net.begin(lr, kernel, scale_factor, sigma)
+
+        def solve(x: Tensor, alpha: Tensor, release: Callable[[], None]) -> Tensor:
+            for c in range(x.shape[1]):  # one channel's spectra at a time
+                release()
+                channel = x[:, c : c + 1]
+                channel.copy_(data_step(channel, blur._replace(lr=blur.lr[:, c : c + 1]), alpha))
+            return x
+
+        return x, alpha, beta, solve
+
+    def solve_patches(x: Tensor, alpha: Tensor, release: Callable[[], None]) -> Tensor:
+        def patch(rows: slice, cols: slice, kernel: Tensor) -> Tensor:
+            top, bottom, left, right = (scale_factor * end for end in (rows.start, rows.stop, cols.start, cols.stop))
+            spectra = blur_spectra(lr[..., rows, cols], kernel, scale_factor)
+            return data_step(x[..., top:bottom, left:right], spectra, alpha)
+
+        return blend_patches(kernel, (lr.shape[-2], lr.shape[-1]), scale_factor, patch)
+
+    require_room(lr, kernel, scale_factor)
+    alpha, beta = net.schedule(lr, scale_factor, sigma)
+    return F.interpolate(lr, scale_factor=scale_factor, mode="nearest"), alpha, beta, solve_patches
 
 
 def _prior_step(

@@ -98,6 +98,17 @@ def data_step(image: Tensor, blur: BlurSpectra, alpha: Tensor) -> Tensor:
     return torch.fft.irfft2(spectrum + blur.kernel.conj() * correction, s=blur.size)
 
 
+def require_room(lr: Tensor, kernel: Tensor, scale_factor: int) -> None:
+    """Raise ValueError where the HR image would be smaller than the kernel."""
+    height, width = lr.shape[-2:]
+    side = kernel.shape[-1]
+    if min(height, width) * scale_factor < side:
+        raise ValueError(
+            f"the LR image ({width}×{height}) is too small for a {side}×{side} kernel at x{scale_factor}; "
+            f"it needs {-(-side // scale_factor)} pixels on each side"
+        )
+
+
 class ResidualBlock(nn.Module):
     """x + conv(relu(conv(x))), 3×3, no biases."""
 
@@ -237,17 +248,17 @@ class USRNet(nn.Module):
         Returns:
             The first image (N×3×(s·h)×(s·w)), the spectra, and α and β of all iterations, N×n×1×1 each.
         """
-        n, _, height, width = lr.shape
-        side = kernel.shape[-1]
-        if min(height, width) * scale_factor < side:
-            raise ValueError(
-                f"the LR image ({width}×{height}) is too small for a {side}×{side} kernel at x{scale_factor}; "
-                f"it needs {-(-side // scale_factor)} pixels on each side"
-            )
+        require_room(lr, kernel, scale_factor)
+        alpha, beta = self.schedule(lr, scale_factor, sigma)
+        with torch.autocast(lr.device.type, enabled=False):
+            blur = blur_spectra(lr, kernel, scale_factor)
+        return F.interpolate(lr, scale_factor=scale_factor, mode="nearest"), blur, alpha, beta
+
+    def schedule(self, lr: Tensor, scale_factor: int, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
+        """α and β of all iterations, N×n×1×1 each; arguments as of :meth:`forward`."""
+        n = len(lr)
         level = torch.as_tensor(sigma, dtype=lr.dtype, device=lr.device).expand(n)
         scale = torch.full_like(level, scale_factor)
         with torch.autocast(lr.device.type, enabled=False):
-            weights = self.h(torch.stack([level, scale], dim=1).view(n, 2, 1, 1))
-            alpha, beta = weights.split(self.iterations, dim=1)
-            blur = blur_spectra(lr, kernel, scale_factor)
-        return F.interpolate(lr, scale_factor=scale_factor, mode="nearest"), blur, alpha, beta
+            alpha, beta = self.h(torch.stack([level, scale], dim=1).view(n, 2, 1, 1)).split(self.iterations, dim=1)
+        return alpha, beta

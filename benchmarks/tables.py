@@ -325,6 +325,24 @@ def deblurring(results: Path) -> str:
     return markdown(["blur", "noise", "pictures", *methods, "least gain of USRNet"], rows)
 
 
+def local(results: Path) -> str:
+    """Photographs whose blur varies in a known way, with one kernel and with a field of them."""
+    records = read(results / "local.jsonl")
+    methods = ("bicubic", "one kernel", "--local", "true field")
+    rows = []
+    for scale, sigma, kind in dict.fromkeys(tuple(r.what[n] for n in ("scale", "sigma", "kind")) for r in records):
+        row = pick(records, scale=scale, sigma=sigma, kind=kind)
+        psnr = {m: [r.values["psnr"][m] for r in row if m in r.values["psnr"]] for m in methods}
+        gains = np.subtract(psnr["--local"], psnr["one kernel"])
+        cells = [f"{np.mean(psnr[method]):.2f}" if len(psnr[method]) == len(row) else "" for method in methods]
+        found = sum(record.values["found"] for record in row)
+        gained = [f"{gains.mean():+.2f}", f"{gains.min():+.2f}"]
+        rows.append([f"x{scale}", f"{sigma:g}", kind, str(len(row)), str(found), *cells, *gained])
+    rows.sort(key=lambda cells: (float(cells[1]), cells[0]))
+    head = ["", "noise", "blur", "pictures", "found to vary", *methods, "gain", "least gain"]
+    return markdown(head, rows)
+
+
 def likelihood(results: Path) -> str:
     """−log p of the validation kernels."""
     records = read(results / "likelihood.jsonl")
@@ -571,6 +589,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "noise": noise,
     "photographs": photographs,
     "deblurring": deblurring,
+    "local": local,
     "likelihood": likelihood,
     "variants": lambda results: variants(results, 1.0),
     "variants, enlarged": lambda results: variants(results, 1.5),

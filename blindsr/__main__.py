@@ -31,6 +31,9 @@ class Options:
     sigma: Annotated[float | Literal["auto"], tyro.conf.arg(metavar="LEVEL|auto")] = "auto"
     """Noise level of the photographs, 0 to 50 grey levels of 255; auto reads it off each. More makes smoother
     results."""
+    local: bool = False
+    """The blur varies over the photographs, towards the corners or with depth. It is read everywhere, and undone
+    place by place. Where it does not vary enough to be told, this changes nothing."""
     run: RunOptions = field(default_factory=RunOptions)
 
 
@@ -51,6 +54,7 @@ def main() -> int:
             pictures=PictureOptions(sigma=options.sigma),
             run=options.run,
             SR=True,
+            local=options.local,
         )
     )
 

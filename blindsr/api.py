@@ -29,6 +29,7 @@ def super_resolve(
     sigma: float | Literal["auto"] = "auto",
     prepared: bool = False,
     periodic: bool = False,
+    local: bool = False,
     seed: int = 0,
     device: DeviceName = "auto",
     float32: bool = False,
@@ -51,6 +52,8 @@ def super_resolve(
         prepared: the image is laboratory data (``prepare_dataset.py``), not a photograph: displaced as the published
             ones are, with a periodic boundary.
         periodic: the image is a texture that tiles, and so does the result.
+        local: the blur may vary over the photograph: read it everywhere, and undo it place by place. Where it does
+            not vary enough to be told, this changes nothing; otherwise the estimate has a ``kernel_field``.
         seed: of every random number.
         float32: all of USRNet in float32; without it, devices that gain from bfloat16 take that inside.
         on_step: called with (iterations done, iterations in all, loss) by estimators that iterate, and then with
@@ -66,10 +69,13 @@ def super_resolve(
     """
     # The only arrow from here to the subprojects; inside the call, so that importing blindsr loads none of them.
     from DIPFKP.estimator import preset, pretrained_estimator
-    from KernelPredictor.predictor import predictor_path
+    from KernelPredictor.field import LocalEstimator
+    from KernelPredictor.predictor import KernelPredictor, predictor_path
     from NonblindSR.weights import choose_nonblind
 
     _require_arguments(scale_factor, seed)
+    if local and (prepared or periodic or kernel is not None):
+        raise ValueError("local: prepared data, textures that tile and known kernels have one kernel; leave it out")
     scale_factor = int(scale_factor)
     where = pick_device(device)
     planes = _to_planes(image).to(where)
@@ -86,6 +92,9 @@ def super_resolve(
         if estimator is None:
             settings, weights = replace(preset(), circular=prepared), predictor_path(not prepared, scale_factor)
             estimator = pretrained_estimator(scale_factor, where, settings, path_predictor=weights)
+        if local:
+            predictor = KernelPredictor.from_pretrained(predictor_path(photographs=True)).to(where)
+            estimator = LocalEstimator(estimator, predictor)
         estimate = estimator(lr, scale_factor, seed=seed, on_step=on_step)
     found = place(estimate, scale_factor, photograph=not prepared)
     noise = step.sigma(lr, found.sigma) if callable(step.sigma) else step.sigma
@@ -95,7 +104,7 @@ def super_resolve(
     if is_left_alone(found, not prepared, read, own_size=own_size):
         sr = enlarge(lr, scale_factor)[0]
     else:
-        sr = restore(step.network, lr, found.kernel, scale_factor, noise, padding, on_step)[0]
+        sr = restore(step.network, lr, found.blur, scale_factor, noise, padding, on_step)[0]
     if grey:
         sr = sr.mean(dim=0, keepdim=True)
     if has_alpha:

@@ -27,6 +27,8 @@ LEFT = "left as it is; give a kernel of your own to NonblindSR"
 SHARP = 0.45
 """Standard deviation in pixels below which blur at a picture's own size is left as it is: of unblurred photographs of
 BSDS500 up to 0.1 is read, of those blurred by 0.7 pixels 0.55 and more."""
+BEYOND = 0.05
+"""Share of a picture with more blur than the kernels have from which on that is said."""
 COMPRESSED = 60
 """JPEG quality below which its blocks hide the blur."""
 
@@ -66,6 +68,11 @@ def doubts(
             )
         else:
             found.append(_cause(estimate, bool(found), own_size))
+    if is_beyond_kernels(estimate, photograph, sigma, jpeg_quality, own_size=own_size):
+        return tuple(found)  # nothing is undone anywhere
+    field = estimate.kernel_field
+    if field is not None and field.beyond > BEYOND:
+        found.append(f"out of focus in part: {field.beyond:.0%} of the picture is blurred more than can be undone")
     return tuple(found)
 
 
@@ -109,7 +116,8 @@ def _noise(estimate: Estimate, sigma: float | None) -> float:
 
 
 def _is_sharp(estimate: Estimate) -> bool:
-    return estimate.spread is not None and estimate.spread[0] < SHARP
+    varies = estimate.kernel_field is not None  # sharp in the middle, say, and soft in the corners
+    return not varies and estimate.spread is not None and estimate.spread[0] < SHARP
 
 
 def _uncertain(own_size: bool) -> float:

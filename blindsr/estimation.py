@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeGuard
 import torch
 from torch import Tensor
 
+from blindsr.field import KernelField
 from blindsr.kernel_shape import kernel_png, kernel_shape
 from blindsr.kernels import align, unalign
 
@@ -52,7 +53,10 @@ class NonblindSR(Protocol):
     def __call__(
         self, lr: Tensor, kernel: Tensor, scale_factor: int, sigma: float, /, *, on_step: OnStep | None = None
     ) -> Tensor:
-        """1×3×h×w in [0, 1], 1×1×k×k and the noise level in image range → 1×3×sh×sw, all on one device."""
+        """1×3×h×w in [0, 1], 1×1×k×k and the noise level in image range → 1×3×sh×sw, all on one device.
+
+        What also takes R×C×k×k, kernels of R×C equal cells of the image, serves blur that varies.
+        """
         ...
 
 
@@ -87,8 +91,15 @@ class Estimate:
     aligned: bool = False
     """Whether the kernel's centre is the aligned instead of the published one (:mod:`blindsr.kernels`). An estimator
     may return either; :func:`place` moves the kernel to where the image needs it."""
+    kernel_field: KernelField | None = None
+    """Of a photograph whose blur varies over it, where the estimator reads that; ``kernel`` is one for all of it."""
     notes: tuple[str, ...] = ()
     """What a user should know of this estimate, a line each."""
+
+    @property
+    def blur(self) -> Tensor | KernelField:
+        """What to undo: the kernel, or the field of those that vary."""
+        return self.kernel if self.kernel_field is None else self.kernel_field
 
     @property
     def relative_change(self) -> float | None:
@@ -106,6 +117,7 @@ class Estimate:
         picture = b64encode(kernel_png(self.kernel)).decode()
         lines = [
             f"blur {kernel_shape(self.kernel).describe(self.expected_error)}",
+            *([] if self.kernel_field is None else [f"over the image {self.kernel_field.describe()}"]),
             f"{self.seconds:.1f} s",
             *self.notes,
         ]

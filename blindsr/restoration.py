@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blindsr.degradation import degrade
 from blindsr.estimation import NonblindSR, OnStep
+from blindsr.field import KernelField, degrade_locally
 
 __all__ = ["Padding", "enlarge", "restore"]
 
@@ -30,7 +30,7 @@ CELL = 16
 def restore(
     nonblind: NonblindSR,
     lr: Tensor,
-    kernel: Tensor,
+    kernel: Tensor | KernelField,
     scale_factor: int,
     sigma: float,
     padding: Padding,
@@ -40,7 +40,8 @@ def restore(
 
     Args:
         lr: 1×3×h×w float32 in [0, 1].
-        kernel: 1×1×k×k, sum 1, in place for cross-correlation (:mod:`blindsr.kernels`).
+        kernel: 1×1×k×k, sum 1, in place for cross-correlation (:mod:`blindsr.kernels`); or a field of such kernels,
+            of a photograph, for a network that takes R×C×k×k.
         scale_factor: s.
         sigma: noise level in image range.
         padding: what lies beyond the border.
@@ -51,11 +52,14 @@ def restore(
     Raises:
         ValueError: the image is too small for the kernel.
     """
+    smooth = scale_factor == 1 and padding == "reflect"
+    margin = 0 if padding == "none" else MARGIN_X1 if smooth else MARGIN
+    rows, cols = (min(margin, (length - 1) // (1 + smooth)) for length in lr.shape[-2:])
+    if isinstance(kernel, KernelField):
+        kernel = kernel.kernels_of_patches((rows, cols))
     kernel = kernel.to(lr.device)
     if padding == "none":
         return nonblind(lr, kernel, scale_factor, sigma, on_step=on_step)
-    smooth = scale_factor == 1 and padding == "reflect"
-    rows, cols = (min(MARGIN_X1 if smooth else MARGIN, (length - 1) // (1 + smooth)) for length in lr.shape[-2:])
     side, low = kernel.shape[-1], min(lr.shape[-2] + 2 * rows, lr.shape[-1] + 2 * cols)
     if low * scale_factor < side:
         raise ValueError(
@@ -110,6 +114,6 @@ def _keep_brightness(sr: Tensor, lr: Tensor, kernel: Tensor, scale_factor: int) 
     cells = -(-lr.shape[-2] // CELL), -(-lr.shape[-1] // CELL)
     for c in range(sr.shape[1]):  # one after another: a large image's copies add up
         channel = sr[:, c : c + 1]
-        lack = lr[:, c : c + 1].to(sr) - degrade(channel, kernel.to(sr), scale_factor)
+        lack = lr[:, c : c + 1].to(sr) - degrade_locally(channel, kernel.to(sr), scale_factor)
         means = F.adaptive_avg_pool2d(lack, cells)
         channel += F.interpolate(means, size=channel.shape[-2:], mode="bilinear")

@@ -68,7 +68,7 @@ def explain(
         side = kernel.shape[-1]
         largest[side] = max(largest.get(side, 0), float(kernel.max()))
     kernels = [[title, _text(kernel_png(kernel, largest[kernel.shape[-1]]))] for title, kernel in named]
-    residual, picture = (None, None) if image is None else _residual(lr.cpu(), image, estimate.kernel, scale_factor)
+    residual, picture = (None, None) if image is None else _residual(lr.cpu(), image, estimate, scale_factor)
     return {"kernels": kernels, "residual": residual, "picture": picture}
 
 
@@ -114,9 +114,15 @@ def _polylines(curves: dict[str, list[tuple[int, float]]], logarithmic: bool) ->
 
 
 @torch.no_grad()
-def _residual(lr: Tensor, image: Tensor, kernel: Tensor, scale_factor: int) -> tuple[float, str] | tuple[None, None]:
+def _residual(
+    lr: Tensor, image: Tensor, estimate: Estimate, scale_factor: int
+) -> tuple[float, str] | tuple[None, None]:
+    kernel = estimate.kernel
     beyond = border(kernel.shape[-1], scale_factor)
     window = textured_window(to_uint8(lr), *(side + 2 * beyond for side in SIDES))
+    if estimate.kernel_field is not None:
+        middle = (window.top + window.height / 2, window.left + window.width / 2)
+        kernel = estimate.kernel_field.kernels(*(torch.tensor([place]) for place in middle))
     try:
         again = degrade(_cut(image, window, scale_factor), kernel.float(), scale_factor, circular=False)
     except ValueError:  # too small: every pixel sees beyond the border

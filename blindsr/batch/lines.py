@@ -51,6 +51,8 @@ def result_line(result: Result) -> str:
         return f"{result.item.name}  left to another process that works on it"
     if result.earlier:
         parts.append("done before")
+    if result.kernel_field is not None:
+        parts.append(f"blur {result.kernel_field.describe()}")
     if result.psnr is not None:
         parts.append(f"PSNR {result.psnr:.2f} dB, SSIM {result.ssim:.4f}")
     if result.kernel_psnr is not None:

@@ -139,3 +139,6 @@ class EstimatorOptions(BatchOptions):
 
     SR: bool = False
     """Super-resolve with USRNet and the kernel found. Without it the result is the estimator's own image, if any."""
+    local: bool = False
+    """With --SR: the blur varies over the photographs, towards the corners or with depth. It is read everywhere, and
+    undone place by place. Where it does not vary enough to be told, this changes nothing."""

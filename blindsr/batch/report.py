@@ -15,6 +15,7 @@ import numpy as np
 import tyro
 
 from blindsr.batch.comparison import write_comparison
+from blindsr.batch.ellipses import Ellipses, read_ellipses
 from blindsr.batch.explanation import AMPLIFIED, Search, read_search
 from blindsr.batch.pages import data_uri, link, page_path, write_page
 from blindsr.batch.previews import FOLDER, make_previews, own_file, remove_stale_previews, result_picture
@@ -62,6 +63,8 @@ class Row:
     """(what is doubtful, what to do about it)."""
     given: list[str]
     """Options that were given."""
+    ellipses: Ellipses | None
+    """How the blur varies over the picture, where it was found to."""
     search: Search | None
     """What explains a bad result, where that was asked for."""
 
@@ -131,6 +134,7 @@ def _row(folder: Path, record: Record, make: bool) -> Row:
         values={m.key: value for m in MEASURES if (value := number(record, m.key)) is not None},
         doubts=_doubts(record),
         given=_given(record),
+        ellipses=read_ellipses(record),
         search=read_search(record),
     )
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from blindsr.batch.inputs import Item
 from blindsr.batch.records import Record
+from blindsr.field import KernelField
 
 __all__ = ["CURVE", "Result", "from_record", "record_fields", "thinned"]
 
@@ -39,6 +40,8 @@ class Result:
     """‖k − k₀‖/‖k₀‖ of the kernel against the search's start."""
     losses: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     """Loss curves, of the kernel and where there is one of the critic: (iteration, loss), at most :data:`CURVE`."""
+    kernel_field: KernelField | None = None
+    """How the blur varies over the image, where it was looked for and does."""
     search: dict[str, Any] | None = None
     """What explains a bad result (:func:`blindsr.batch.explanation.explain`), where that was asked for."""
     notes: tuple[str, ...] = ()
@@ -67,7 +70,8 @@ def record_fields(result: Result) -> dict[str, Any]:
         value = getattr(result, name)
         numbers[name] = None if value is None else float(value) if math.isfinite(value) else str(float(value))
     others = {"converged": result.converged, "losses": result.losses, "notes": list(result.notes)}
-    return {**numbers, **others, "search": result.search}
+    varying = {} if result.kernel_field is None else {"kernel_field": result.kernel_field.as_json()}
+    return {**numbers, **others, **varying, "search": result.search}
 
 
 def from_record(item: Item, record: Record) -> Result | None:
@@ -81,6 +85,8 @@ def from_record(item: Item, record: Record) -> Result | None:
         fields["losses"] = {
             str(name): [(int(done), float(loss)) for done, loss in curve] for name, curve in values["losses"].items()
         }
+        if "kernel_field" in values:
+            fields["kernel_field"] = KernelField.from_json(values["kernel_field"])
         return Result(item=item, **fields, converged=values["converged"], search=values.get("search"), earlier=True)
     except (AttributeError, KeyError, TypeError, ValueError):
         return None

@@ -110,7 +110,7 @@ def restored(loaded: Loaded, lr: Tensor, estimate: Estimate, job: Job, on_step: 
         image = enlarge(lr, job.scale_factor).cpu()
     else:
         padding: Padding = "reflect" if job.photograph else "none"
-        image = restore(job.nonblind, lr, estimate.kernel, job.scale_factor, sigma / 255, padding, on_step).cpu()
+        image = restore(job.nonblind, lr, estimate.blur, job.scale_factor, sigma / 255, padding, on_step).cpu()
     return Restored(estimate, image, sigma, time.perf_counter() - began)
 
 
@@ -139,6 +139,7 @@ def write(item: Item, loaded: Loaded, made: Restored, job: Job, folder: Path) ->
         losses={name: thinned(values) for name, values in losses.items()},
         search=explain(estimate, picture.image, image, loaded.kernel, job.scale_factor) if job.verbose else None,
         notes=(*found, *estimate.notes),
+        kernel_field=estimate.kernel_field,
         sigma=made.sigma,
         sr_seconds=made.seconds,
     )

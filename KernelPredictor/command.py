@@ -1,0 +1,36 @@
+"""Blur that varies over the photographs of a command."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from blindsr.batch.command import Method
+from blindsr.batch.options import EstimatorOptions
+from KernelPredictor.field import LocalEstimator
+from KernelPredictor.predictor import KernelPredictor, predictor_path
+
+__all__ = ["with_field"]
+
+
+def with_field(method: Method, options: EstimatorOptions, device: torch.device, path: Path | None) -> Method:
+    """``method``, after a look at how the blur varies where the options of a command ask for that.
+
+    Args:
+        path: weights of the predictor in place of the shipped ones.
+
+    Raises:
+        FileNotFoundError, ValueError: there are no such weights, or the pictures have one kernel.
+    """
+    if not options.local:
+        return method
+    if not options.photographs:
+        raise ValueError("--local: laboratory data have one kernel; take photographs, -i or --real, or leave it out")
+    if not options.SR:
+        raise ValueError(
+            "--local: an estimator's own picture is made with one kernel; give --SR too, or leave it out"
+        )
+    path = path or predictor_path(photographs=True)
+    estimator = LocalEstimator(method.estimator, KernelPredictor.from_pretrained(path).to(device))
+    settings, files = method.settings | {"local": True}, method.files | {"path_predictor": path}
+    return replace(method, estimator=estimator, settings=settings, files=files)
