@@ -36,7 +36,8 @@ def test_the_lowest_python_is_the_one_that_is_required():
     assert f'requires-python = ">=3.{MINORS[0]}"' in (REPOSITORY / "pyproject.toml").read_text()
 
 
-@pytest.mark.network
+@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.parametrize("minor", [MINORS[0], MINORS[-1]])
 def test_the_pins_can_be_installed(tmp_path, minor):
     """As wheels, on this kind of machine; no interpreter of that version is needed, and none of it is installed."""

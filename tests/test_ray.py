@@ -134,6 +134,7 @@ def files(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.extended
 def test_workers_of_this_machine_make_the_same_files(tmp_path, picture, monkeypatch):
     pytest.importorskip("ray", reason="the extra 'ray' is not installed")
     (tmp_path / "in").mkdir()
@@ -154,6 +155,7 @@ def test_workers_of_this_machine_make_the_same_files(tmp_path, picture, monkeypa
 
 
 @pytest.mark.slow
+@pytest.mark.extended
 def test_workers_killed_at_random_moments(cluster, options, tmp_path, caplog):
     names = keys(options)
     assert batch(options, Quick(tmp_path / "none")) == 0
@@ -172,6 +174,7 @@ def test_workers_killed_at_random_moments(cluster, options, tmp_path, caplog):
 
 
 @pytest.mark.slow
+@pytest.mark.extended
 def test_the_driver_is_interrupted(cluster, options, tmp_path):
     assert batch(options, Quick(tmp_path / "none")) == 0
     code = (
@@ -201,6 +204,7 @@ def test_the_driver_is_interrupted(cluster, options, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.extended
 def test_a_node_leaves(cluster, options, tmp_path, caplog):
     """Last of those with the cluster: one of its nodes is gone then."""
     assert batch(options, Quick(tmp_path / "none")) == 0
