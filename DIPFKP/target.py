@@ -59,7 +59,7 @@ def joint_target(lr: Tensor, scale_factor: int, side: int, settings: DIPSettings
     if min(height, width) * scale_factor < side:
         raise ValueError(
             f"the picture ({width}×{height}) is too small: at x{scale_factor} it needs at least "
-            f"{-(-side // scale_factor)} pixels on each side to hold the {side}×{side} kernel"
+            f"{-(-side // scale_factor)} pixels on each side"
         )
     take = textured_crop if settings.crop_position == "texture" else centre_crop
     outside = border(side, scale_factor)

@@ -30,7 +30,7 @@ def with_field(method: Method, options: EstimatorOptions, device: torch.device, 
         raise ValueError(
             "--local: an estimator's own picture is made with one kernel; give --SR too, or leave it out"
         )
-    path = path or predictor_path(photographs=True)
+    path = path or predictor_path(True, options.sf)
     estimator = LocalEstimator(method.estimator, KernelPredictor.from_pretrained(path).to(device))
     settings, files = method.settings | {"local": True}, method.files | {"path_predictor": path}
     return replace(method, estimator=estimator, settings=settings, files=files)

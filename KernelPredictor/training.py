@@ -51,7 +51,7 @@ class PredictorSettings(TrainingSettings):
     noisy: float = 0.3
     """Share of crops with noise; with --photographs, of those that are more than rounded."""
     photographs: bool = False
-    """Train on pictures as cameras' files are (:mod:`blindsr.photographs`) instead of prepared ones, some blurred as
+    """Train on pictures as cameras' files are instead of prepared ones, some blurred as
     the prior does not know it, and read the noise level too. --sigma-max 50 goes with it."""
     other_blur: float = 0.1
     """With --photographs, share of crops blurred by motion, defocus or a wider Gaussian than the prior's."""

@@ -58,7 +58,7 @@ class USRNetSettings(TrainingSettings):
     loss: Literal["l1", "rmse"] = "l1"
     """Mean absolute error (published), or each patch's root mean squared error, which is nearer to PSNR."""
     photographs: bool = False
-    """Train on pictures as cameras' files are (:mod:`blindsr.photographs`) instead of prepared ones; --noise-free is
+    """Train on pictures as cameras' files are instead of prepared ones; --noise-free is
     then the share that is only rounded. --sigma-max 50 goes with it."""
     flat: float = 0.0
     """Share of patches of one colour, or of a gradient, with the noise that is told or without any."""

@@ -93,7 +93,7 @@ def super_resolve(
             settings, weights = replace(preset(), circular=prepared), predictor_path(not prepared, scale_factor)
             estimator = pretrained_estimator(scale_factor, where, settings, path_predictor=weights)
         if local:
-            predictor = KernelPredictor.from_pretrained(predictor_path(photographs=True)).to(where)
+            predictor = KernelPredictor.from_pretrained(predictor_path(True, scale_factor)).to(where)
             estimator = LocalEstimator(estimator, predictor)
         estimate = estimator(lr, scale_factor, seed=seed, on_step=on_step)
     found = place(estimate, scale_factor, photograph=not prepared)

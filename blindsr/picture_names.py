@@ -12,7 +12,7 @@ else:
     register_heif_opener()
     HEIC = True
 
-__all__ = ["HEIC", "is_image_name", "passed_over", "reason_not_read"]
+__all__ = ["HEIC", "is_image_name", "is_kernel_picture", "passed_over", "reason_not_read"]
 
 # Pictures by their names; everything else in a folder is not taken for a picture.
 _SUFFIXES = {
@@ -47,10 +47,19 @@ def reason_not_read(path: Path) -> str | None:
     return None if is_image_name(path) else _NOT_READ.get(path.suffix.lower())
 
 
+def is_kernel_picture(path: Path) -> bool:
+    """Whether a file is the picture of a kernel, of a result whose record and kernel lie beside it."""
+    name = path.name.removesuffix("_kernel.png")
+    return name != path.name and all(path.with_name(name + end).is_file() for end in (".json", ".mat"))
+
+
 def passed_over(folder: Path) -> list[tuple[Path, str]]:
-    """The files of a folder that hold pictures and that :func:`is_image_name` leaves out, each with the reason."""
+    """The files of a folder that hold pictures and that are not read, each with the reason."""
     found = []
     for path in sorted(folder.iterdir()):
+        if is_kernel_picture(path):
+            found.append((path, "the kernel of an earlier result, no photograph"))
+            continue
         if path.name.startswith(".") or is_image_name(path) or not path.is_file():
             continue
         reason = reason_not_read(path)

@@ -345,6 +345,7 @@ def test_no_pictures_named_is_said_first(tmp_path):
     done = typed("DIPFKP", "--SR", "--preset", "prediction", "--sf", 4, "-o", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert "Test picture" in done.stdout.splitlines()[0]
+    refused(typed("DIPFKP", "--SR", "-i"), "-i names no picture")
 
 
 def test_printing_never_stops_the_work(own):

@@ -8,6 +8,7 @@ import pytest
 from blindsr.batch.inputs import find_items, input_items
 from blindsr.images import read_image, to_uint8
 from blindsr.kernel_files import read_kernel
+from blindsr.picture_names import passed_over
 from data.prepare_dataset import prepare_for as prepare
 
 
@@ -107,8 +108,12 @@ def test_pictures_that_differ_in_their_suffix_keep_their_results_apart(tmp_path)
     for name in ("a.png", "a.jpg", "b.png"):
         (tmp_path / name).touch()
     assert sorted(item.name for item in input_items([tmp_path])) == ["a_jpg", "a_png", "b"]
-    (tmp_path / "b_kernel.png").touch()  # as beside the results of an earlier run
+    (tmp_path / "b_kernel.png").touch()
     assert sorted(item.name for item in input_items([tmp_path])) == ["a_jpg", "a_png", "b", "b_kernel_png"]
+    for name in ("b.json", "b.mat"):  # beside which it is no photograph, but of an earlier run
+        (tmp_path / name).touch()
+    assert sorted(item.name for item in input_items([tmp_path])) == ["a_jpg", "a_png", "b"]
+    assert [path.name for path, _ in passed_over(tmp_path)] == ["b_kernel.png"]
 
 
 def test_pictures_are_named_by_paths_folders_and_patterns(tmp_path, monkeypatch):

@@ -167,8 +167,10 @@ def test_the_commands_take_scale_factor_1(tmp_path, sharp):
     path = tmp_path / "photo.png"
     Image.fromarray(blurred(sharp, 1.5)[:96, :96]).save(path)
     out = tmp_path / "out"
-    done = typed("DIPFKP", "--SR", "--sf", 1, "--preset", "prediction", "-i", path, "-o", out)
-    assert done.returncode == 0, done.stderr
+    for local in ([], ["--local"]):
+        arguments = ["--SR", "--sf", 1, "--preset", "prediction", *local, "-i", path, "-o", out, "--overwrite"]
+        done = typed("DIPFKP", *arguments)
+        assert done.returncode == 0, done.stderr
     kernel = tmp_path / "k.mat"
     variance = torch.tensor([2.25])
     write_kernel(kernel, gaussian_kernels(variance, variance, 0 * variance, 25, 1))

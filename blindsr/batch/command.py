@@ -170,6 +170,8 @@ def _find_pictures(options: BatchOptions, data_model: str) -> tuple[list[Item], 
         folders = dict.fromkeys(item.lr.resolve().parent.name for item in items)
         alone = len(items) == 1 and not options.paths[0].is_dir()
         return items, items[0].name if alone else "+".join(folders)[:100]
+    if options.input_dir:
+        raise ValueError("-i names no picture; put pictures, folders or patterns behind it, or leave it out")
     dataset = options.dataset or "Test"
     if options.dataset is None:
         print("no pictures named: the shipped Test picture; your photographs go behind -i, a dataset behind -d")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from blindsr.images import is_image_name
 from blindsr.paths import data_folder, shipped_dataset
+from blindsr.picture_names import is_kernel_picture
 from blindsr.urls import pictures_behind, url_of
 
 __all__ = [
@@ -76,7 +77,7 @@ def picture_paths(path: Path) -> list[Path]:
         FileNotFoundError: the path does not exist, or the folder holds no picture.
     """
     if path.is_dir():
-        paths = sorted(p for p in path.iterdir() if p.is_file() and is_image_name(p))
+        paths = sorted(p for p in path.iterdir() if p.is_file() and is_image_name(p) and not is_kernel_picture(p))
         if not paths:
             raise FileNotFoundError(f"{path}: no pictures in this folder")
         return paths

@@ -26,7 +26,10 @@ def print_outcome(
         print(_mean_line(done))
     if done:
         has = output.has if isinstance(output, Store) else lambda name: (output / name).exists()
-        written = [f"<image>{end}" for end in (*ENDINGS, ".json") if has(f"{done[0].item.name}{end}")]
+        kinds = {result.item.lr.suffix: result for result in done}.values()  # results keep their input's format
+        written = [
+            f"<image>{end}" for end in (*ENDINGS, ".json") if any(has(f"{result.item.name}{end}") for result in kinds)
+        ]
         where, summary = (output.url, SUMMARY) if isinstance(output, Store) else (output, PAGE)
         print(f"results: {where} ({', '.join(written)}; all of them in {summary})")
     if claimed:

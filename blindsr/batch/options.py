@@ -117,7 +117,7 @@ class BatchOptions:
     @property
     def photographs(self) -> bool:
         """Whether the pictures are photographs, not laboratory data."""
-        return self.pictures.real or (bool(self.input_dir) and not self.pictures.prepared)
+        return self.pictures.real or (bool(self.paths) and not self.pictures.prepared)
 
 
 @dataclass(frozen=True)
