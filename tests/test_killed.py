@@ -128,6 +128,8 @@ def finish(context, name, options):
     return results(options.output_dir)
 
 
+@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["quick", "DIPFKP", "KernelGANFKP"])
 def test_killed_at_random_moments(context, options, tmp_path, name):
     began = time.perf_counter()

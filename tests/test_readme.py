@@ -151,8 +151,13 @@ def test_what_the_commands_measure_is_known(script, option, known, in_this_proce
         assert set(words[: ends[0] if ends else None]) <= set(names), command
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("command", [command for command in COMMANDS if extra_options(command) is not None])
+def marked(command):
+    """What measures or trains is run beside the suite of every day."""
+    marks = [pytest.mark.slow] + [pytest.mark.extended] * bool(re.search(r"benchmarks/|--train", command))
+    return pytest.param(command, marks=marks)
+
+
+@pytest.mark.parametrize("command", [marked(command) for command in COMMANDS if extra_options(command) is not None])
 def test_command(command, small, in_this_process):
     line = command.removeprefix(". ./setup.sh && ")
     folder = REPOSITORY
