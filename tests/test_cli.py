@@ -599,6 +599,11 @@ def test_nonblind_command(tmp_path, own):
     done = command("NonblindSR", "--evaluate", "--sf", 4)
     assert done.returncode == 0, done.stderr
     assert "mean" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.extended
+def test_two_processes_train_one_network(tmp_path, own):
     shutil.copy(own / "photo.png", own / "second.png")
     arguments = ["--steps", 2, "--batch", 2, "--patch", 24, "--validate-every", 1, "--held-out", 1]
     arguments += ["--scales", 2, 3]

@@ -18,6 +18,8 @@ WITHOUT_TYRO = "import runpy, sys; sys.modules['tyro'] = None; sys.argv[0] = pat
 WITHOUT_TYRO += "sys.path.insert(0, path.rpartition('/')[0]); runpy.run_path(path, run_name='__main__')"
 
 
+@pytest.mark.slow
+@pytest.mark.extended
 def test_a_rehearsal_leaves_a_line_for_each_result(tmp_path):
     """Without tyro, which the machine with the GPU lacks."""
     output = tmp_path / "results" / "gpu.jsonl"

@@ -99,6 +99,8 @@ def test_damaged_checkpoints(tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.extended
 def test_the_benchmark_finds_no_fault(tmp_path):
     lines = []
     options = hostile.Options(count=40, workers=1, keep=tmp_path)

@@ -193,6 +193,8 @@ def long_batch(name, options, last_save, resumed):
     sys.exit(run_batch(options, Method("DIPFKP", "DIPFKP", estimator)))
 
 
+@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["DIPFKP", "KernelGANFKP"])
 def test_killed_in_the_middle_of_a_picture(context, options, tmp_path, name):
     def run(folder, last_save, resumed):

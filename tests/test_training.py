@@ -80,6 +80,8 @@ def train_in_one_of_several_processes(folder):
         torch.save({"net": net.state_dict(), "seeds": seeds}, folder / f"process{process_rank()}.pt")
 
 
+@pytest.mark.slow
+@pytest.mark.extended
 def test_two_processes_take_the_mean_gradient_of_different_draws(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__, tmp_path],
