@@ -67,10 +67,8 @@ def super_resolve(
         ValueError: ``image``, ``kernel``, ``scale_factor`` or another argument is none of these, or the image is too
             small.
     """
-    # The only arrow from here to the subprojects; inside the call, so that importing blindsr loads none of them.
-    from DIPFKP.estimator import preset, pretrained_estimator
-    from KernelPredictor.field import LocalEstimator
-    from KernelPredictor.predictor import KernelPredictor, predictor_path
+    # This and _default_estimator are the only arrow from here to the subprojects; inside the calls, so that importing
+    # blindsr loads none of them.
     from NonblindSR.weights import choose_nonblind
 
     _require_arguments(scale_factor, seed)
@@ -89,12 +87,9 @@ def super_resolve(
         known, aligned = locate(normalize(as_kernel(kernel)), scale_factor)
         estimate = Estimate(known.float(), None, losses=[], seconds=0.0, seed=seed, aligned=aligned)
     else:
-        if estimator is None:
-            settings, weights = replace(preset(), circular=prepared), predictor_path(not prepared, scale_factor)
-            estimator = pretrained_estimator(scale_factor, where, settings, path_predictor=weights)
+        estimator = estimator or _default_estimator(scale_factor, prepared, where)
         if local:
-            predictor = KernelPredictor.from_pretrained(predictor_path(True, scale_factor)).to(where)
-            estimator = LocalEstimator(estimator, predictor)
+            estimator = _local(estimator, scale_factor, where)
         estimate = estimator(lr, scale_factor, seed=seed, on_step=on_step)
     found = place(estimate, scale_factor, photograph=not prepared)
     noise = step.sigma(lr, found.sigma) if callable(step.sigma) else step.sigma
@@ -112,6 +107,24 @@ def super_resolve(
             [sr, F.interpolate(planes[None, -1:], scale_factor=scale_factor, mode="bicubic")[0].to(sr.device)]
         )
     return _like(sr.clamp(0, 1), image), replace(found, notes=notes)
+
+
+def _default_estimator(scale_factor: int, prepared: bool, device: torch.device) -> Estimator:
+    """DIP-FKP's search with the shipped weights."""
+    from DIPFKP.estimator import preset, pretrained_estimator
+    from KernelPredictor.predictor import predictor_path
+
+    weights = predictor_path(not prepared, scale_factor)
+    return pretrained_estimator(scale_factor, device, replace(preset(), circular=prepared), path_predictor=weights)
+
+
+def _local(estimator: Estimator, scale_factor: int, device: torch.device) -> Estimator:
+    """``estimator``, after a look at how the blur varies over a photograph."""
+    from KernelPredictor.field import LocalEstimator
+    from KernelPredictor.predictor import KernelPredictor, predictor_path
+
+    predictor = KernelPredictor.from_pretrained(predictor_path(True, scale_factor))
+    return LocalEstimator(estimator, predictor.to(device))
 
 
 def _require_arguments(scale_factor: int, seed: int) -> None:
