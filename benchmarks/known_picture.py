@@ -17,11 +17,11 @@ from torch import Tensor
 
 import tables
 from blindsr.command import parse, run
-from blindsr.degradation import centre_crop, degrade, quantize
+from blindsr.degradation import degrade, quantize
 from blindsr.metrics import kernel_psnr
 from blindsr.paths import pretrained_path
-from blindsr.training.photographs import hold_out, read_photographs
 from FKP import KernelPrior, SphericalAdam
+from held_out import held_out_crops
 from logbook import RESULTS, Values, What, fingerprint, measured
 from off_distribution import RECIPES, require_recipes
 
@@ -70,9 +70,7 @@ def measure(what: What, pictures: list[Tensor]) -> Values:
 def main() -> int:
     options = parse(Options, __doc__ or "")
     require_recipes(options.kernels)
-    _, held_out = hold_out(read_photographs(options.images, SIDE), options.held_out)
-    chosen = (held_out[int(index * len(held_out) / options.photographs)] for index in range(options.photographs))
-    pictures = [centre_crop(photograph, SIDE)[None].float() / 255 for photograph in chosen]
+    pictures = held_out_crops(options.images, options.held_out, options.photographs, SIDE)
     rows = []
     for prior, name in PRIORS.items():
         mark = fingerprint(options.photographs, pretrained_path(name))

@@ -20,15 +20,15 @@ from torch import Tensor
 
 import tables
 from blindsr.command import parse, run
-from blindsr.degradation import centre_crop, degrade, modcrop, quantize
+from blindsr.degradation import degrade, modcrop, quantize
 from blindsr.estimation import SearchLog
 from blindsr.kernels import centre, gaussian_kernels, normalize, random_kernels, random_motion_kernels
 from blindsr.metrics import kernel_psnr
 from blindsr.photographs import covariance
-from blindsr.training.photographs import hold_out, read_photographs
 from DIPFKP.estimator import preset
 from DIPFKP.fit import Fit, SearchedKernels
 from DIPFKP.target import joint_target
+from held_out import held_out_crops
 from logbook import RESULTS, Values, What, fingerprint, measured
 
 SIDE = 256
@@ -109,9 +109,7 @@ def measure(what: What, pictures: list[Tensor], iterations: int) -> Values:
 
 def main() -> int:
     options = parse(Options, __doc__ or "")
-    _, held_out = hold_out(read_photographs(options.images, SIDE), options.held_out)
-    chosen = (held_out[int(index * len(held_out) / options.photographs)] for index in range(options.photographs))
-    pictures = [centre_crop(photograph, SIDE)[None].float() / 255 for photograph in chosen]
+    pictures = held_out_crops(options.images, options.held_out, options.photographs, SIDE)
     run_one = partial(measure, pictures=pictures, iterations=options.iterations)
     for family in options.families:
         what = {

@@ -22,7 +22,7 @@ from torch import Tensor
 
 import tables
 from blindsr.command import parse, run
-from blindsr.degradation import centre_crop, degrade, modcrop, quantize
+from blindsr.degradation import degrade, modcrop, quantize
 from blindsr.devices import pick_device
 from blindsr.doubts import doubts
 from blindsr.images import to_uint8
@@ -30,9 +30,9 @@ from blindsr.kernel_families import random_disk_kernels
 from blindsr.kernels import kernel_side, random_kernels_numpy, random_motion_kernels, variance_range
 from blindsr.metrics import kernel_psnr, psnr_ssim_y
 from blindsr.paths import pretrained_path
-from blindsr.training.photographs import hold_out, read_photographs
 from DIPFKP.estimator import preset, pretrained_estimator
 from FKP import KernelPrior
+from held_out import held_out_crops
 from logbook import RESULTS, Values, What, fingerprint, measured
 from NonblindSR.evaluation import score
 from NonblindSR.usrnet import USRNet
@@ -127,9 +127,7 @@ def measure(what: What, pictures: list[Tensor], path: Path, path_prior: Path | N
 def main() -> int:
     options = parse(Options, __doc__ or "")
     require_recipes(options.kernels)
-    _, held_out = hold_out(read_photographs(options.images, SIDE), options.held_out)
-    chosen = (held_out[int(index * len(held_out) / options.photographs)] for index in range(options.photographs))
-    pictures = [centre_crop(photograph, SIDE)[None].float() / 255 for photograph in chosen]
+    pictures = held_out_crops(options.images, options.held_out, options.photographs, SIDE)
     prior = options.path_KP or pretrained_path(f"FKP_x{options.sf}.pt")
     usrnet = options.path_nonblind or pretrained_path("usrnet_tiny.pth")
     run_one = partial(measure, pictures=pictures, path=usrnet, path_prior=options.path_KP)

@@ -25,8 +25,8 @@ from blindsr.devices import pick_device
 from blindsr.kernels import random_kernels
 from blindsr.metrics import kernel_psnr
 from blindsr.paths import pretrained_path
-from blindsr.training.photographs import hold_out, read_photographs
 from DIPFKP.estimator import preset, pretrained_estimator
+from held_out import held_out_crops
 from logbook import RESULTS, Values, What, fingerprint, measured, read
 from NonblindSR.evaluation import score
 from NonblindSR.usrnet import USRNet
@@ -86,9 +86,7 @@ class Options:
 
 def photographs(options: Options) -> list[Tensor]:
     """The photographs, 1×3×256×256 or as large as ``options.zoom`` leaves them."""
-    _, held_out = hold_out(read_photographs(options.images, SIDE), options.held_out)
-    chosen = (held_out[int(index * len(held_out) / options.photographs)] for index in range(options.photographs))
-    pictures = [centre_crop(photograph, SIDE)[None].float() / 255 for photograph in chosen]
+    pictures = held_out_crops(options.images, options.held_out, options.photographs, SIDE)
     if options.zoom != 1:
         zoomed = (F.interpolate(p, scale_factor=options.zoom, mode="bicubic", antialias=True) for p in pictures)
         pictures = [centre_crop(picture, SIDE).clamp(0, 1) for picture in zoomed]
