@@ -31,6 +31,9 @@ def with_field(method: Method, options: EstimatorOptions, device: torch.device, 
             "--local: an estimator's own picture is made with one kernel; give --SR too, or leave it out"
         )
     path = path or predictor_path(True, options.sf)
-    estimator = LocalEstimator(method.estimator, KernelPredictor.from_pretrained(path).to(device))
-    settings, files = method.settings | {"local": True}, method.files | {"path_predictor": path}
+    strong = predictor_path(True, 1)
+    networks = (KernelPredictor.from_pretrained(each).to(device) for each in (path, strong))
+    settings = method.settings | {"local": True}
+    files = method.files | {"path_predictor": path, "path_predictor_x1": strong}
+    estimator = LocalEstimator(method.estimator, *networks)
     return replace(method, estimator=estimator, settings=settings, files=files)

@@ -22,6 +22,7 @@ from blindsr.kernels import variance_range
 from KernelPredictor.predictor import (
     MIN_SIDE,
     PHOTO_SHRINKAGE,
+    PIXEL_VARIANCE,
     SHRINKAGE,
     KernelPredictor,
     from_log_covariance,
@@ -47,6 +48,11 @@ EVIDENCE = 10.0
 5 at most, for fifteen whose blur does, by 20 to 1390."""
 BEYOND = 1.25
 """Factor to the largest variance of a kernel from which on a place counts as blurred beyond the kernels."""
+UNALIASED = 1.0
+"""Variance in LR pixels² from which on blur leaves no aliasing, so that it looks alike at every scale factor. The
+weights for x1 know more of it than the others, which know no blur beyond the kernels of their scale factors: at x2 of
+blur twice as wide as those (2.2 LR pixels) they read a log-covariance of 0.0 ± 0.7, those for x1 the true 1.6 ± 0.3.
+"""
 AT_ONCE = 16
 """Windows in one call of the network."""
 UNVARIED = "one kernel: its blur does not vary, or not more than can be told; --local changes nothing"
@@ -58,6 +64,8 @@ class LocalEstimator:
 
     estimator: Estimator | ResumableEstimator
     predictor: KernelPredictor
+    strong: KernelPredictor
+    """With the weights for x1."""
 
     def __call__(
         self,
@@ -69,7 +77,7 @@ class LocalEstimator:
         checkpoint: Checkpoint | None = None,
     ) -> Estimate:
         began = time.perf_counter()
-        field = read_field(self.predictor, lr, scale_factor)
+        field = read_field(self.predictor, lr, scale_factor, self.strong)
         if field is None:
             resumed = {"checkpoint": checkpoint} if is_resumable(self.estimator) else {}
             found = self.estimator(lr, scale_factor, seed=seed, on_step=on_step, **resumed)
@@ -87,20 +95,25 @@ class LocalEstimator:
 
 
 @torch.no_grad()
-def read_field(predictor: KernelPredictor, lr: Tensor, scale_factor: int) -> KernelField | None:
+def read_field(
+    predictor: KernelPredictor, lr: Tensor, scale_factor: int, strong: KernelPredictor
+) -> KernelField | None:
     """How the blur varies over a photograph; None where it does not, or no more than the readings err.
 
     As in :meth:`KernelPredictor.predict` the blur is lowered by a share of the error to expect.
 
     Args:
         lr: 1×3×h×w float32 in [0, 1].
-        scale_factor: s, one of 2, 3, 4, 8.
+        scale_factor: s, one of those that ``predictor`` is for.
+        strong: the predictor for x1, for blur that is stronger than that of the kernels of s.
     """
     height, width = lr.shape[-2:]
     if min(height, width) < MIN_SIDE:
         return None
     hop = max(HOP, math.sqrt(height * width / MOST_WINDOWS))
     middles, entries, errors = _readings(predictor, lr, scale_factor, hop)
+    if scale_factor > 1:
+        entries, errors = _surest(entries, errors, *_readings(strong, lr, 1, hop)[1:])
     if len(middles) == 1:
         return None
     count = cells(height, width)
@@ -138,6 +151,13 @@ def _readings(predictor: KernelPredictor, lr: Tensor, scale_factor: int, hop: fl
     log_errors = torch.cat([reading.log_errors for reading in found]).cpu().double()
     middles = torch.tensor(corners).double() + torch.tensor(sides) / 2
     return middles, entries, 2 * torch.exp(log_errors)
+
+
+def _surest(entries: Tensor, errors: Tensor, of_strong: Tensor, errors_of_strong: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each window the reading for the scale factor, or that for x1 where it is strong blur and the surer one."""
+    is_strong = of_strong[:, :2].mean(dim=1) > math.log(UNALIASED + PIXEL_VARIANCE)
+    taken = is_strong & (errors_of_strong < errors)
+    return torch.where(taken[:, None], of_strong, entries), torch.where(taken, errors_of_strong, errors)
 
 
 def _firsts(length: int, window: int, hop: float) -> list[int]:

@@ -64,6 +64,18 @@ class Options:
     """Folder of the records."""
 
 
+def chosen(folder: Path, held_out: int, count: int) -> list[Path]:
+    """``count`` of the last ``held_out`` photographs of a folder by name, evenly spaced.
+
+    Raises:
+        ValueError: there are none.
+    """
+    paths = sorted((p for p in folder.rglob("*") if is_image_name(p)), key=lambda path: path.name)[-held_out:]
+    if not paths:
+        raise ValueError(f"--images {folder}: holds no picture")
+    return paths[:: max(1, len(paths) // count)][:count]
+
+
 def make(path: Path, kernel: Floats, noise: float, seed: int) -> tuple[Pixels, Pixels]:
     """The middle of a photograph, and what blur, noise and rounding make of it."""
     with Image.open(path) as file:
@@ -96,11 +108,7 @@ def classical(blurred: Pixels, kernel: Floats) -> dict[str, list[Pixels]]:
 
 def main() -> int:
     options = parse(Options, __doc__ or "")
-    paths = sorted((p for p in options.images.rglob("*") if is_image_name(p)), key=lambda path: path.name)
-    paths = paths[-options.held_out :]
-    if not paths:
-        raise ValueError(f"--images {options.images}: holds no picture")
-    paths = paths[:: max(1, len(paths) // options.pictures)][: options.pictures]
+    paths = chosen(options.images, options.held_out, options.pictures)
     weights = options.nonblind or shipped_weights(True, 1)
     nonblind = pretrained_nonblind(weights, torch.device("cpu"))
     log = options.results / "deblurring.jsonl"

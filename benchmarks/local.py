@@ -28,14 +28,16 @@ from blindsr.metrics import psnr_ssim_y
 from blindsr.paths import pretrained_path
 from blindsr.restoration import restore
 from KernelPredictor import KernelPredictor
-from KernelPredictor.field import EVIDENCE, HOP, SHARED, WINDOW, read_field
+from KernelPredictor.field import EVIDENCE, HOP, SHARED, UNALIASED, WINDOW, read_field
 from KernelPredictor.predictor import predictor_path
 from logbook import RESULTS, append, fingerprint, read
 from NonblindSR.tiling import pretrained_nonblind
 from NonblindSR.weights import PHOTOGRAPHS
-from photographs import Floats, Pixels, as_tensor
+from photographs import Floats, Pixels, as_jpeg, as_tensor
 
-KINDS = ("uniform", "gradient", "radial", "two depths")
+KINDS = ("uniform", "gradient", "radial", "two depths", "far depths")
+FAR = 2.2
+"""Standard deviation in LR pixels of blur that no kernel has, as of what lies far out of focus."""
 SIDES = (321, 481)
 """Rows and columns of a photograph of BSDS500, lying."""
 TRANSITION = 33
@@ -60,6 +62,8 @@ class Options:
     """Also with the true field."""
     sigma: float = 0.0
     """Standard deviation of noise, in grey levels."""
+    quality: int | None = None
+    """Of JPEG (4:2:0), as which the pictures are stored; without it they are not compressed."""
     show: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """Folder that gets the pictures, to be looked at."""
     results: Path = RESULTS
@@ -114,7 +118,7 @@ def covariances(kind: str, height: int, width: int, scale_factor: int, rng: np.r
         return np.stack(entries, axis=-1)
     left, top = rng.uniform(-0.3, 0.3, 2)
     sharp = ((2 * x / width - left) / 0.6) ** 2 + ((2 * y / height - top) / 0.7) ** 2 < 1
-    variance = np.where(sharp, 1.3 * low, 0.8 * high)
+    variance = np.where(sharp, 1.3 * low, (FAR * scale_factor) ** 2 if kind == "far depths" else 0.8 * high)
     return np.stack([variance, variance, np.zeros_like(variance)], axis=-1)
 
 
@@ -141,13 +145,18 @@ def true_field(field: Floats, scale_factor: int) -> KernelField:
 
 
 def measure(
-    hr: Pixels, lr: Pixels, field: Floats, scale_factor: int, networks: tuple[KernelPredictor, Any], options: Options
+    hr: Pixels,
+    lr: Pixels,
+    field: Floats,
+    scale_factor: int,
+    networks: tuple[KernelPredictor, KernelPredictor, Any],
+    options: Options,
 ) -> tuple[dict[str, Any], dict[str, Pixels]]:
     """Y-PSNR with one kernel, with the field that is read and with the true one; and the pictures."""
-    predictor, nonblind = networks
+    predictor, strong, nonblind = networks
     image = as_tensor(lr)
     prediction = predictor.predict(image, scale_factor)
-    found = read_field(predictor, image, scale_factor)
+    found = read_field(predictor, image, scale_factor, strong)
     enlarged = Image.fromarray(lr).resize(hr.shape[1::-1], Image.Resampling.BICUBIC)
 
     def restored(kernel: Tensor | KernelField) -> Pixels:
@@ -169,17 +178,19 @@ def main() -> int:
     paths = paths[-options.held_out :]
     if not paths:
         raise ValueError(f"--images {options.images}: holds no picture")
-    weights = predictor_path(photographs=True), pretrained_path(PHOTOGRAPHS)
-    networks = KernelPredictor.from_pretrained(weights[0]), pretrained_nonblind(weights[1], torch.device("cpu"))
+    weights = predictor_path(True), predictor_path(True, 1), pretrained_path(PHOTOGRAPHS)
+    predictor, strong = (KernelPredictor.from_pretrained(path) for path in weights[:2])
+    networks = predictor, strong, pretrained_nonblind(weights[2], torch.device("cpu"))
     log = options.results / "local.jsonl"
     known = [record.what for record in read(log)]
-    settings = fingerprint(*weights, WINDOW, HOP, SHARED, EVIDENCE, PITCH)
+    settings = fingerprint(*weights, WINDOW, HOP, SHARED, EVIDENCE, UNALIASED, PITCH)
     for number, scale_factor, kind in product(range(options.pictures), options.scales, options.kinds):
         chosen = [paths[(4 * number + place) % len(paths)] for place in range(4)]
         what = {
             "scale": scale_factor,
             "kind": kind,
             "sigma": options.sigma,
+            "quality": options.quality,
             "oracle": options.oracle,
             "picture": number,
         }
@@ -193,6 +204,8 @@ def main() -> int:
         field = covariances(kind, height, width, scale_factor, rng)
         noisy = blurred(hr, field, scale_factor) + options.sigma * rng.standard_normal((height, width, 3))
         lr = np.rint(noisy.clip(0, 255)).astype(np.uint8)
+        if options.quality is not None:
+            lr = as_jpeg(lr, options.quality)
         values, made = measure(hr, lr, field, scale_factor, networks, options)
         append(log, what, values)
         if options.show is not None:

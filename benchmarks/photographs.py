@@ -164,11 +164,16 @@ def make(path: Path, damage: Damage, scale_factor: int, seed: int) -> Photograph
     noisy = clean + damage.sigma * np.sqrt(variance.clip(0)) * rng.standard_normal(clean.shape)
     lr = np.rint(noisy.clip(0, 255)).astype(np.uint8)
     if damage.quality is not None:
-        memory = io.BytesIO()
-        Image.fromarray(lr).save(memory, "JPEG", quality=damage.quality, subsampling="4:2:0")
-        lr = np.asarray(Image.open(memory).convert("RGB"))
+        lr = as_jpeg(lr, damage.quality)
     error = ((lr - clean) @ WEIGHTS).std()
     return Photograph(hr, lr, covariance, kernel, float(error / np.linalg.norm(WEIGHTS)))
+
+
+def as_jpeg(pixels: Pixels, quality: int) -> Pixels:
+    """What a JPEG file (4:2:0) keeps of a picture."""
+    memory = io.BytesIO()
+    Image.fromarray(pixels).save(memory, "JPEG", quality=quality, subsampling="4:2:0")
+    return np.asarray(Image.open(memory).convert("RGB"))
 
 
 def as_tensor(pixels: Pixels) -> Tensor:

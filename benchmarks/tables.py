@@ -325,21 +325,47 @@ def deblurring(results: Path) -> str:
     return markdown(["blur", "noise", "pictures", *methods, "least gain of USRNet"], rows)
 
 
+def blind(results: Path) -> str:
+    """Deblurring at x1 with unknown kernels, beside published methods."""
+    records = read(results / "blind.jsonl")
+    methods = ("input", "ours", "blind Richardson–Lucy", "Double-DIP", "true kernel")
+    rows = []
+    for kernels, noise in dict.fromkeys((record.what["kernels"], record.what["noise"]) for record in records):
+        runs = {method: pick(records, kernels=kernels, noise=noise, method=method) for method in methods}
+        ours, before = ({r.what["picture"]: r.values["psnr"] for r in runs[method]} for method in ("ours", "input"))
+        least = min((ours[picture] - before[picture] for picture in ours if picture in before), default=None)
+        cells = [_of_some(runs[method], len(ours)) for method in methods]
+        left = sum(record.values["left"] for record in runs["ours"])
+        rows.append([kernels, f"{noise:g}", str(len(ours)), *cells, str(left), number(least, 2, "+")])
+    head = ["blur", "noise", "pictures", *methods, "left as it is", "least gain of ours"]
+    return markdown(head, rows)
+
+
+def _of_some(row: Sequence[Record], all_of_them: int) -> str:
+    """Mean PSNR, and of how many pictures where these are not all."""
+    few = f" ({len(row)})" if row and len(row) < all_of_them else ""
+    return f"{number(mean(row, 'psnr'), 2)}{few}" if row else ""
+
+
 def local(results: Path) -> str:
     """Photographs whose blur varies in a known way, with one kernel and with a field of them."""
     records = read(results / "local.jsonl")
     methods = ("bicubic", "one kernel", "--local", "true field")
     rows = []
-    for scale, sigma, kind in dict.fromkeys(tuple(r.what[n] for n in ("scale", "sigma", "kind")) for r in records):
-        row = pick(records, scale=scale, sigma=sigma, kind=kind)
+    names = ("scale", "sigma", "quality", "kind")
+    for scale, sigma, quality, kind in dict.fromkeys(tuple(r.what[name] for name in names) for r in records):
+        row = pick(records, scale=scale, sigma=sigma, quality=quality, kind=kind)
         psnr = {m: [r.values["psnr"][m] for r in row if m in r.values["psnr"]] for m in methods}
         gains = np.subtract(psnr["--local"], psnr["one kernel"])
         cells = [f"{np.mean(psnr[method]):.2f}" if len(psnr[method]) == len(row) else "" for method in methods]
         found = sum(record.values["found"] for record in row)
         gained = [f"{gains.mean():+.2f}", f"{gains.min():+.2f}"]
-        rows.append([f"x{scale}", f"{sigma:g}", kind, str(len(row)), str(found), *cells, *gained])
-    rows.sort(key=lambda cells: (float(cells[1]), cells[0]))
-    head = ["", "noise", "blur", "pictures", "found to vary", *methods, "gain", "least gain"]
+        damage = (
+            "none" if quality is None and not sigma else f"σ {sigma:g}" + (f", JPEG {quality}" if quality else "")
+        )
+        rows.append([damage, f"x{scale}", kind, str(len(row)), str(found), *cells, *gained])
+    rows.sort(key=lambda cells: (cells[0] != "none", *cells[:2]))
+    head = ["noise", "", "blur", "pictures", "found to vary", *methods, "gain", "least gain"]
     return markdown(head, rows)
 
 
@@ -589,6 +615,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "noise": noise,
     "photographs": photographs,
     "deblurring": deblurring,
+    "blind": blind,
     "local": local,
     "likelihood": likelihood,
     "variants": lambda results: variants(results, 1.0),

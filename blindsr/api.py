@@ -123,8 +123,8 @@ def _local(estimator: Estimator, scale_factor: int, device: torch.device) -> Est
     from KernelPredictor.field import LocalEstimator
     from KernelPredictor.predictor import KernelPredictor, predictor_path
 
-    predictor = KernelPredictor.from_pretrained(predictor_path(True, scale_factor))
-    return LocalEstimator(estimator, predictor.to(device))
+    paths = (predictor_path(True, each) for each in (scale_factor, 1))
+    return LocalEstimator(estimator, *(KernelPredictor.from_pretrained(path).to(device) for path in paths))
 
 
 def _require_arguments(scale_factor: int, seed: int) -> None:

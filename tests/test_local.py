@@ -18,7 +18,7 @@ from blindsr.doubts import doubts
 from blindsr.estimation import Estimate
 from blindsr.field import KernelField, degrade_locally
 from blindsr.kernel_shape import kernel_shape
-from blindsr.kernels import align, random_kernels
+from blindsr.kernels import align, gaussian_kernels, random_kernels
 from KernelPredictor import KernelPredictor
 from KernelPredictor.field import UNVARIED, read_field
 from KernelPredictor.predictor import predictor_path
@@ -65,20 +65,37 @@ def predictor():
     return KernelPredictor.from_pretrained(predictor_path(photographs=True))
 
 
-def test_the_field_is_that_of_the_picture(predictor, varied, leaves):
-    field = read_field(predictor, as_image(varied), 2)
+@pytest.fixture(scope="module")
+def strong():
+    return KernelPredictor.from_pretrained(predictor_path(photographs=True, scale_factor=1))
+
+
+def test_the_field_is_that_of_the_picture(predictor, strong, varied, leaves):
+    field = read_field(predictor, as_image(varied), 2, strong)
     cols = [20, 60, 100, 140, 180]
     widths = [
         kernel_shape(kernel[None, None]).wide for kernel in field.kernels(torch.tensor([40]), torch.tensor(cols))[0]
     ]
     np.testing.assert_allclose(widths, np.interp(cols, (np.arange(10) + 0.5) * 20, WIDTHS), rtol=0.15)
-    turned = read_field(predictor, as_image(varied).transpose(2, 3), 2)
+    turned = read_field(predictor, as_image(varied).transpose(2, 3), 2, strong)
     again = [kernel_shape(kernel[None]).wide for kernel in turned.kernels(torch.tensor(cols), torch.tensor([40]))]
     np.testing.assert_allclose(again, widths, rtol=0.1)
-    assert read_field(predictor, as_image(shrunk(leaves, [1.3])), 2) is None  # it does not vary
-    assert read_field(predictor, as_image(varied[:64, :64]), 2) is None  # one window
-    assert read_field(predictor, as_image(varied[:8]), 2) is None  # too thin to be read
-    assert read_field(predictor, as_image(varied[:20]), 2) is not None
+    assert read_field(predictor, as_image(shrunk(leaves, [1.3])), 2, strong) is None  # it does not vary
+    assert read_field(predictor, as_image(varied[:64, :64]), 2, strong) is None  # one window
+    assert read_field(predictor, as_image(varied[:8]), 2, strong) is None  # too thin to be read
+    assert read_field(predictor, as_image(varied[:20]), 2, strong) is not None
+
+
+@pytest.mark.parametrize(("narrow", "wide"), [(0.7, 4.4), (1.4, 4.4), (2.0, 4.4)])
+def test_blur_beyond_the_kernels_beside_little_is_seen(predictor, strong, leaves, narrow, wide):
+    """The weights for x2 know no blur beyond 2.24 HR pixels. Alone, they took the first two for one kernel, and the
+    narrow side of the last for the wide one."""
+    field = read_field(predictor, as_image(shrunk(leaves, [narrow, wide])), 2, strong)
+    near, far = field.kernels(torch.tensor([40]), torch.tensor([20, 180]))[0]
+    assert kernel_shape(near[None, None]).wide == pytest.approx(narrow, rel=0.2)
+    widest = gaussian_kernels(*torch.tensor([[5.0], [5.0], [0.0]]), 11, 2)
+    assert kernel_shape(far[None, None]).wide == pytest.approx(kernel_shape(widest).wide, rel=0.02)
+    assert field.beyond == pytest.approx(0.45, abs=0.15)
 
 
 def test_between_its_cells_a_field_is_interpolated_and_outside_it_goes_on():
