@@ -37,12 +37,12 @@ from photographs import Floats, Pixels, as_tensor
 
 Method = Literal["input", "ours", "blind Richardson–Lucy", "Double-DIP", "true kernel"]
 METHODS: tuple[Method, ...] = ("input", "ours", "blind Richardson–Lucy", "true kernel")
-CYCLES = (1, 2, 4, 8, 16, 32)
+CYCLES = (1, 2, 4, 8, 16, 32, 64)
 """Of blind Richardson–Lucy: numbers of cycles to choose from."""
 STEPS = 5
 """Of each cycle, for the kernel and then for the picture."""
-STARTS = (1.0, 2.0, 4.0, 1e3)
-"""Standard deviations in pixels of Gaussian kernels that it starts from; the last is flat."""
+STARTS = (1.0, 1.5, 2.0, 3.0)
+"""Standard deviations in pixels of Gaussian kernels that it starts from; flat ones did worse."""
 
 
 @dataclass(frozen=True)
@@ -70,30 +70,27 @@ class Options:
 def step(estimate: Floats, other: Floats, data: Floats) -> Floats:
     """One step of Richardson–Lucy for ``estimate``, whose periodic convolution with ``other`` is to be ``data``.
 
-    Arrays H×W×3, or H×W×1 for a kernel around [0, 0]; where the estimate is 0 it stays so.
+    Arrays 3×H×W, or H×W for a kernel around [0, 0]; where the estimate is 0 it stays so.
     """
-    size, axes = data.shape[:2], (0, 1)
-    known = fft.rfft2(other, axes=axes)
-    expected = fft.irfft2(known * fft.rfft2(estimate, axes=axes), size, axes=axes)
-    ratio = fft.rfft2(data / expected.clip(1e-6), axes=axes)
-    return estimate * fft.irfft2(known.conj() * ratio, size, axes=axes).clip(0)
+    size, known = data.shape[-2:], fft.rfft2(other)
+    expected = fft.irfft2(known * fft.rfft2(estimate), size)
+    return estimate * fft.irfft2(known.conj() * fft.rfft2(data / expected.clip(1e-6)), size).clip(0)
 
 
 def blind_richardson_lucy(data: Floats, side: int, width: float) -> Iterator[Floats]:
     """The picture after each cycle of Fish et al.: the kernel's steps, the picture held, then the picture's.
 
     Args:
-        data: H×W×3 in [0, 1].
+        data: 3×H×W in [0, 1].
         side: of the kernel.
         width: standard deviation of the Gaussian that it starts from.
     """
-    place = fft.fftfreq(data.shape[0], 1 / data.shape[0]), fft.fftfreq(data.shape[1], 1 / data.shape[1])
-    line = [np.exp(-((each / width) ** 2) / 2) * (abs(each) <= side // 2) for each in place]
-    kernel, picture = np.outer(*line)[..., None], data
-    kernel = kernel / kernel.sum()
+    places = [fft.fftfreq(length, 1 / length) for length in data.shape[-2:]]
+    kernel = np.outer(*(np.exp(-((place / width) ** 2) / 2) * (abs(place) <= side // 2) for place in places))
+    kernel, picture = kernel / kernel.sum(), data
     while True:
         for _ in range(STEPS):
-            kernel = step(kernel, picture, data).sum(axis=-1, keepdims=True)
+            kernel = step(kernel, picture, data).sum(axis=0)
             kernel = kernel / kernel.sum()
         for _ in range(STEPS):
             picture = step(picture, kernel, data)
@@ -102,11 +99,13 @@ def blind_richardson_lucy(data: Floats, side: int, width: float) -> Iterator[Flo
 
 def deconvolved(blurred: Pixels, side: int) -> Iterator[Pixels]:
     """What blind Richardson–Lucy makes of a picture, continued by its mirror image, with each of its settings."""
-    data = np.pad(blurred / 255, ((BORDER, BORDER), (BORDER, BORDER), (0, 0)), mode="symmetric")
+    planes = blurred.transpose(2, 0, 1) / 255
+    data = np.pad(planes, ((0, 0), (BORDER, BORDER), (BORDER, BORDER)), mode="symmetric")
     for width in STARTS:
         for cycle, picture in zip(range(1, max(CYCLES) + 1), blind_richardson_lucy(data, side, width), strict=False):
             if cycle in CYCLES:
-                yield np.rint(255 * picture[BORDER:-BORDER, BORDER:-BORDER].clip(0, 1)).astype(np.uint8)
+                inside = picture[:, BORDER:-BORDER, BORDER:-BORDER].transpose(1, 2, 0)
+                yield np.rint(255 * inside.clip(0, 1)).astype(np.uint8)
 
 
 def measure(what: What, paths: dict[str, Path]) -> Values:

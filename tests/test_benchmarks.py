@@ -178,3 +178,24 @@ def test_noise_has_records_of_its_own(tmp_path, monkeypatch):
     process = typed("benchmarks", *options, "--noise-im", 0.039, script="dataset.py")
     assert "| Test | x2 | 0.039 | 0 | bicubic | none | 29" in process.stdout
     assert [path.name for path in results.iterdir()] == ["noise.jsonl"]
+
+
+def test_a_step_of_blind_richardson_lucy_is_one_of_scikit_image():
+    """On a picture that is dark at its border, where a periodic boundary and a dark one are the same."""
+    import numpy as np
+    from scipy import ndimage
+    from skimage.restoration import richardson_lucy
+
+    from blind import step
+
+    sharp = np.zeros((64, 64))
+    sharp[16:-16, 16:-16] = np.random.default_rng(0).random((32, 32))
+    kernel = np.outer(np.arange(1, 10.0), np.exp(-((np.arange(-4, 5) / 2) ** 2)))
+    kernel /= kernel.sum()
+    blurred = ndimage.convolve(sharp, kernel, mode="wrap").clip(1e-4)
+    around = np.roll(np.pad(kernel, (0, 55)), (-4, -4), axis=(0, 1))
+    estimate = np.full((64, 64), 0.5)
+    for _ in range(10):
+        estimate = step(estimate, around, blurred)
+    known = richardson_lucy(blurred, kernel, num_iter=10, clip=False)
+    np.testing.assert_allclose(estimate[16:-16, 16:-16], known[16:-16, 16:-16], atol=1e-5)

@@ -62,6 +62,7 @@ QUICK = {
     r"benchmarks/known_picture": f"--kernels motion --photographs 1 --held-out 1 {RESULTS}",
     r"benchmarks/families": "",
     r"benchmarks/deblurring": f"--pictures 1 --widths 1.5 --noises 5 {RESULTS}",
+    r"benchmarks/blind": f"--pictures 1 --kernels motion --noises 5 --methods input ours {RESULTS}",
     r"benchmarks/local": f"--scales 4 --kinds uniform --pictures 1 {RESULTS}",
     r"benchmarks/tables": "",
     r"benchmarks/figures": "--output {tmp}/figures",
