@@ -150,13 +150,13 @@ def main() -> int:
         what: What = {"method": method, "fingerprint": fingerprint(*parts)}
         if method == "Double-DIP":
             what["channels"] = options.channels
-        rows = [
-            [what | {"kernels": family, "noise": noise, "picture": path.stem, "seed": seed}]
+        row = [
+            what | {"kernels": family, "noise": noise, "picture": path.stem, "seed": seed}
             for seed, path in enumerate(paths)
             for family in options.kernels
             for noise in options.noises
         ]
-        measured(options.results / "blind.jsonl", rows, partial(measure, paths={path.stem: path for path in paths}))
+        measured(options.results / "blind.jsonl", [row], partial(measure, paths={path.stem: path for path in paths}))
     print(tables.blind(options.results))
     return 0
 
