@@ -123,22 +123,17 @@ def measure(what: What, paths: dict[str, Path]) -> Values:
         return {"psnr": psnr(blurred)}
     if method == "blind Richardson–Lucy":
         return {"psnr": max(map(psnr, deconvolved(blurred, kernel.shape[-1])))}
+    cpu, told = torch.device("cpu"), max(noise, LEAST_SIGMA_X1) / 255
     if method == "true kernel":
-        nonblind = pretrained_nonblind(shipped_weights(True, 1), torch.device("cpu"))
-        return {
-            "psnr": psnr(
-                to_uint8(
-                    restore(nonblind, as_tensor(blurred), kernel, 1, max(noise, LEAST_SIGMA_X1) / 255, "reflect")
-                )
-            )
-        }
-    cpu, sigma = torch.device("cpu"), "auto"
+        nonblind = pretrained_nonblind(shipped_weights(True, 1), cpu)
+        return {"psnr": psnr(to_uint8(restore(nonblind, as_tensor(blurred), kernel, 1, told, "reflect")))}
+    sigma: float | Literal["auto"] = "auto"
     if method == "ours":
         settings = replace(preset("prediction"), circular=False)
         estimator = pretrained_estimator(1, cpu, settings, path_predictor=predictor_path(True, 1))
     else:
         settings = replace(preset("paper", "DoubleDIP"), circular=False, channels=what["channels"])
-        estimator, sigma = pretrained_estimator(1, cpu, settings, "DoubleDIP"), max(noise, LEAST_SIGMA_X1) / 255
+        estimator, sigma = pretrained_estimator(1, cpu, settings, "DoubleDIP"), told
     result, estimate = super_resolve(blurred, 1, estimator=estimator, sigma=sigma)
     left = bool(np.array_equal(result, blurred))
     return {"psnr": psnr(result), "left": left, "notes": list(estimate.notes), "seconds": round(estimate.seconds, 1)}

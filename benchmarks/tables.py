@@ -364,7 +364,7 @@ def local(results: Path) -> str:
             "none" if quality is None and not sigma else f"σ {sigma:g}" + (f", JPEG {quality}" if quality else "")
         )
         rows.append([damage, f"x{scale}", kind, str(len(row)), str(found), *cells, *gained])
-    rows.sort(key=lambda cells: (cells[0] != "none", *cells[:2]))
+    rows.sort(key=lambda cells: (cells[0] != "none", *cells[:3]))
     head = ["noise", "", "blur", "pictures", "found to vary", *methods, "gain", "least gain"]
     return markdown(head, rows)
 
