@@ -47,7 +47,9 @@ class Options(EstimatorOptions):
     """Search up to so many pictures as one: a GPU is hardly busy with one. Each comes out as it does alone, but for
     rounding, which a search amplifies."""
     method: DIPMethodOptions = field(default_factory=DIPMethodOptions)
-    settings: Annotated[Any, tyro.conf.arg(constructor=SettingsOptions)] = field(default_factory=SettingsOptions)
+    settings: Annotated[Any, tyro.conf.arg(name="search", constructor=SettingsOptions)] = field(
+        default_factory=SettingsOptions
+    )
 
 
 def effective_settings(options: Options) -> DIPSettings:

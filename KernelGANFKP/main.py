@@ -41,7 +41,9 @@ class Options(EstimatorOptions):
     """prediction: the predicted kernel, in a second. search: at most 300 iterations that start there. paper: the
     published 1000 iterations at x2, 4000 at x4. Settings below override it; those that nothing reads are refused."""
     method: GANMethodOptions = field(default_factory=GANMethodOptions)
-    settings: Annotated[Any, tyro.conf.arg(constructor=SettingsOptions)] = field(default_factory=SettingsOptions)
+    settings: Annotated[Any, tyro.conf.arg(name="search", constructor=SettingsOptions)] = field(
+        default_factory=SettingsOptions
+    )
 
 
 def effective_settings(options: Options) -> GANSettings:

@@ -29,7 +29,7 @@ class Options:
     """Train on all photographs but the last --held-out."""
     evaluate: bool = False
     """Print the mean error of the log-covariance on crops of the last --held-out photographs, by scale factor."""
-    output_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], help_behavior_hint="")] = None
+    output_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = None
     """Where kernel_predictor.pth (the averaged weights; with --photographs kernel_predictor_photo.pth), best.pth,
     last.pt and training.png (the log) go; without it, runs/predictor."""
     restore_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None

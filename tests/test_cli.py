@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -220,7 +221,7 @@ def test_bad_pictures_are_named_and_the_others_done(own):
     cv2.imwrite(str(own / "deep.png"), photo.astype(np.uint16) * 257)
     cv2.imwrite(str(own / "rgba.png"), np.dstack([photo, photo[:, :, 0]]))
     done = typed("DIPFKP", "--SR", "--sf", 2, "-i", own, "-o", own.parent / "out", *QUICK)
-    assert done.returncode == 2
+    assert done.returncode == 1
     assert "Traceback" not in done.stderr
     lines = (done.stdout + done.stderr).splitlines()
     for name in ("tiny", "cut", "text"):
@@ -263,8 +264,8 @@ def test_results_of_other_settings_are_one_line(own):
     arguments = ["--SR", "--real", "-i", own, "-o", own.parent / "out", *QUICK]
     assert typed("DIPFKP", *arguments).returncode == 0
     photo = own.parent / "out" / "photo.png"
-    refused(typed("DIPFKP", *arguments, "--seed", 1), photo, "seed", "-o", "--overwrite")
-    refused(typed("DIPFKP", *arguments, "--float32"), photo, "float32")
+    refused(typed("DIPFKP", *arguments, "--seed", 1), photo, "--seed 0, now --seed 1", "-o", "--overwrite")
+    refused(typed("DIPFKP", *arguments, "--float32"), photo, "no --float32, now --float32")
     before = cv2.imread(str(photo))
     assert typed("DIPFKP", *arguments, "--float32", "--overwrite").returncode == 0
     assert (cv2.imread(str(photo)) != before).any() == gains_from_bfloat16(torch.device("cpu"))
@@ -512,12 +513,54 @@ def test_the_help_shows_every_presets_settings():
         assert option in text
 
 
+@pytest.mark.parametrize("folder", ["NonblindSR", "KernelPredictor"])
+def test_the_help_fills_its_lines_under_headings_in_words(folder, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    lines = [line.rstrip() for line in typed(folder, "--help").stdout.splitlines()]
+    assert "Exit status: 0 done, 1 some pictures failed, 2 wrong input, 130 interrupted." in lines
+    headings = [line for line, below in pairwise(lines) if below.startswith(" ---")]
+    assert " training options" in headings
+    assert all(re.fullmatch(r"[a-z -]+", heading) for heading in headings)
+    text = [line for line in lines if line.startswith(" " * 12)]
+    filled = [(a, b) for a, b in pairwise(lines) if a in text and b in text]
+    assert len(filled) > 10
+    for line, below in filled:
+        assert len(line) + 1 + len(below.split()[0]) > 98, line  # the next word had no room
+    assert "None" not in " ".join(text)
+
+
+@pytest.mark.parametrize(
+    ("folder", "script", "arguments", "words"),
+    [
+        ("DIPFKP", "main.py", ["--SR", "photo.png"], "pictures go behind -i: -i photo.png"),
+        ("blindsr", "__main__.py", ["-i", "photo.png"], "pictures take no -i here"),
+        ("blindsr", "__main__.py", ["photo.png", "--sigma", "high"], "--sigma: 'high' is not a number or auto"),
+        ("DIPFKP", "main.py", ["--workers", "0.5"], "--workers: '0.5' is not a whole number or auto"),
+        ("DIPFKP", "main.py", ["--iterations", "1e3"], "--iterations: '1e3' is not a whole number"),
+        ("DIPFKP", "main.py", ["-d", "Nowhere"], "Nowhere: no such dataset (there: "),
+        ("data", "prepare_dataset.py", ["-d", "{here}"], "HR: no such folder; put the dataset's HR pictures into it"),
+        ("blindsr/batch", "report.py", ["{here}"], "holds no results"),
+        ("blindsr/batch", "summary.py", ["{here}"], "holds no results"),
+        ("blindsr/batch", "summary.py", ["{here}/missing"], "missing: no such folder"),
+    ],
+)
+def test_what_newcomers_type_is_answered_in_words(own, folder, script, arguments, words):
+    before = sorted(own.rglob("*"))
+    done = typed(folder, *(str(each).format(here=own) for each in arguments), cwd=own, script=script)
+    assert done.returncode == 2
+    text = " ".join((done.stdout + done.stderr).split())
+    assert words in text
+    assert "typing" not in text
+    assert "Traceback" not in text
+    assert sorted(own.rglob("*")) == before
+
+
 def test_missing_ground_truth_is_named(tmp_path):
     shutil.copytree(REPOSITORY / "data" / "datasets" / "Test", tmp_path / "Mine")
     (tmp_path / "Mine" / "DIPFKP_gt_k_x4" / "chelsea.mat").unlink()
     arguments = ["--SR", "--sf", 4, "-d", tmp_path / "Mine", "-o", tmp_path / "out", *QUICK]
     refused_one = typed("DIPFKP", *arguments)
-    assert refused_one.returncode == 2
+    assert refused_one.returncode == 1
     assert "chelsea.mat: no such kernel file" in refused_one.stdout + refused_one.stderr
     assert typed("DIPFKP", "--real", *arguments).returncode == 0
 
@@ -537,14 +580,27 @@ def test_prepare_dataset(tmp_path):
     refused(typed("data", "-d", "Nowhere", script="prepare_dataset.py"), "Nowhere")
 
 
-def test_prior_command(tmp_path):
+def nats_per_kernel(text):
+    """−log p that ``FKP/main.py`` prints, of the prior and of a normal distribution."""
+    line = next(line for line in text.splitlines() if "nats per kernel" in line)
+    return [float(re.search(pattern, line)[1]) for pattern in (r"-log p = (\S+)", r"has (\S+)")]
+
+
+def test_prior_command(tmp_path, caplog):
     refused(typed("FKP"), "--train", "--evaluate", "--generate")
     done = command("FKP", "--evaluate", "--generate", "--sf", 2, "-o", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "-log p =" in done.stdout
     assert cv2.imread(str(tmp_path / "FKP_x2_samples.png")) is not None
+    known, normal = nats_per_kernel(done.stdout)
+    assert known < normal
+    assert "likelier" not in done.stderr
     arguments = ["--train", "--sf", 2, "--epochs", 2, "--kernels-per-epoch", 500, "--validate-every", 1]
-    assert typed("FKP", *arguments, "-o", tmp_path).returncode == 0
+    done = typed("FKP", *arguments, "-o", tmp_path)
+    assert done.returncode == 0
+    hardly_known, same = nats_per_kernel(done.stdout)
+    assert hardly_known > normal == same
+    assert caplog.text.count("likelier under that normal distribution") == 1
     refused(typed("FKP", *arguments, "--restore_file", tmp_path / "FKP_x2_last.pt"), "FKP_x2_last.pt")
     refused(typed("FKP", "--evaluate", "--restore_file", tmp_path / "absent.pt"), "absent.pt")
 
