@@ -8,6 +8,7 @@ import pickle
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ import pytest
 import torch
 from commands import REPOSITORY, refused, typed
 
+from blindsr.batch.cluster import _require_reachable
 from blindsr.batch.command import Method, run_batch
 from blindsr.batch.options import BatchOptions, RunOptions
 from blindsr.batch.summary import read_records
@@ -161,7 +163,7 @@ def test_workers_killed_at_random_moments(cluster, options, tmp_path, caplog):
     assert batch(options, Quick(tmp_path / "none")) == 0
     deadly = dict(zip(names, [1, 0, 9, 1], strict=False))
     marks = tmp_path / "marks"
-    assert batch(shared(options, cluster, tmp_path / "out"), Quick(marks, deadly)) == 2
+    assert batch(shared(options, cluster, tmp_path / "out"), Quick(marks, deadly)) == 1
     begun = {key: len(list(marks.glob(f"{key}-*"))) for key in names}
     assert [begun[key] for key in names] == [2, 1, 2, 2, *[1] * (PICTURES - 4)]
     (failed,) = [record for record in read_records(tmp_path / "out") if record.state == "failed"]
@@ -252,6 +254,21 @@ def test_without_ray(options, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
     alone = dataclasses.replace(options, run=dataclasses.replace(options.run, workers=1))
     assert batch(alone, Quick(tmp_path / "marks")) == 0
+
+
+def test_an_address_without_a_cluster_is_told_at_once(monkeypatch):
+    pytest.importorskip("grpc")
+    monkeypatch.setattr("blindsr.batch.cluster.REACH_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ValueError, match=rf"--ray ray://{address}: what answers there is no cluster"):
+            _require_reachable(f"ray://{address}")
+    for closed in (address, "[::1]:1", "nowhere.invalid:6379"):
+        with pytest.raises(ValueError, match=rf"--ray {re.escape(closed)}: nothing answers there .* ray start"):
+            _require_reachable(closed)
+    for no_address in ("localhost", "http://localhost:6379/", "6379"):
+        with pytest.raises(ValueError, match=rf"--ray {no_address}: not an address; .* HOST:6379"):
+            _require_reachable(no_address)
 
 
 @pytest.mark.parametrize("asked", [("--workers", 0), ("--workers", -1), ("--threads", 0)], ids=str)
