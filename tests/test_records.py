@@ -15,6 +15,7 @@ import scipy.io
 import torch
 
 from blindsr.batch.command import Method, run_batch
+from blindsr.batch.differences import differences
 from blindsr.batch.inputs import Item, find_items, input_items
 from blindsr.batch.options import BatchOptions, RunOptions
 from blindsr.batch.records import JOURNAL, UNFINISHED, Records, hash_inputs, read_record
@@ -175,6 +176,29 @@ def test_other_weights_are_other_settings_wherever_they_lie(options, tmp_path):
     assert batch(options, path_KP=tmp_path / "same.pt") == (0, 0)
     with pytest.raises(ValueError, match=r"--path-KP one.pt \(\w{8}\), now --path-KP two.pt \(\w{8}\)"):
         batch(options, path_KP=tmp_path / "two.pt")
+
+
+def test_the_difference_is_told_as_it_was_typed():
+    def told(then, now, presets=(None, None)):
+        runs = [{"given": {"--preset": p} if p else {}, "files": {"path_KP": "mine.pt"}} for p in presets]
+        return differences(then, runs[0], now, runs[1])
+
+    assert told({"estimator": "A", "seed": 1}, {"estimator": "B", "seed": 2}) == ["A's, now B's"]
+    assert told({"SR": False, "sigma": None}, {"SR": True, "sigma": 5.0}) == [
+        "--no-SR, now --SR",
+        "no --sigma, now --sigma 5.0",
+    ]
+    # Of an option that decides which weights are read, not the weights.
+    assert told({"local": True, "path_predictor": "0123456789"}, {}) == ["--local, now no --local"]
+    assert told({"path_KP": "0123456789"}, {}) == ["--path-KP mine.pt (01234567), now no --path-KP"]
+    searched, predicted = ({"settings": {"crop_position": "centre", "iterations": n}} for n in (150, 0))
+    assert told(predicted, searched, ("prediction", None)) == [
+        "--preset prediction, now no --preset",
+        "--iterations 0, now --iterations 150",
+    ]
+    many = told({"settings": {}}, {"settings": dict.fromkeys("abcdef", 1)})
+    assert len(many) == 4
+    assert many[-1] == "and 3 more"
 
 
 def test_another_picture_of_the_same_name_is_refused(options, tmp_path):
