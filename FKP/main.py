@@ -11,6 +11,7 @@ import tyro
 from blindsr.command import Bar, parse, run
 from blindsr.devices import DeviceName, pick_device
 from blindsr.figures import save_kernel_grid
+from blindsr.files import probe_folder
 from blindsr.kernel_families import FAMILIES
 from blindsr.paths import pretrained_path, runs_folder
 from FKP.prior import GAUSSIAN, KernelPrior
@@ -111,9 +112,10 @@ def main() -> int:
     if not (options.train or options.evaluate or options.generate):
         raise ValueError("say what to do: --train, --evaluate or --generate")
     folder = options.output_dir or runs_folder() / "prior"
-    source = None
-    if options.train:
-        source = source_of(options, None)
+    source = source_of(options, None) if options.train else None
+    if options.train or options.generate:
+        probe_folder(folder)
+    if source is not None:
         path = run_training(options, source, folder)
     else:
         path = options.restore_file or pretrained_path(f"FKP_x{options.sf}.pt")

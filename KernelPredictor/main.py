@@ -8,6 +8,7 @@ import tyro
 
 from blindsr.command import parse, run
 from blindsr.devices import DeviceName, pick_device
+from blindsr.files import probe_folder
 from blindsr.paths import runs_folder
 from blindsr.training.loop import training_device
 from blindsr.training.photographs import hold_out, read_photographs
@@ -45,6 +46,7 @@ class Options:
 def run_training(options: Options) -> int:
     settings, folder = options.training, options.output_dir or runs_folder() / "predictor"
     images = read_photographs(options.images, SMALLEST_SIDE)
+    probe_folder(folder)
     with (
         training_device(options.device) as device,
         training_bar(settings.steps, "error of the log-covariance", lambda score: f"{-score:.3f}") as (

@@ -17,6 +17,7 @@ from blindsr.batch.options import BatchOptions
 from blindsr.command import parse, run
 from blindsr.devices import pick_device
 from blindsr.estimation import Estimate, OnStep
+from blindsr.files import probe_folder
 from blindsr.paths import runs_folder
 from blindsr.training.loop import training_device
 from blindsr.training.photographs import read_photographs
@@ -68,6 +69,7 @@ def run_training(options: Options) -> int:
         raise ValueError("--train needs --images DIR, a folder of photographs")
     folder = options.output_dir or runs_folder() / "usrnet"
     images = read_photographs(given.images, settings.patch)
+    probe_folder(folder)
     with (
         training_device(options.run.device) as device,
         training_bar(settings.steps, "PSNR (dB)", lambda score: f"{score:.2f}") as (report, on_step, on_validation),

@@ -128,7 +128,10 @@ def run(main: Callable[[], int]) -> None:
             print("\ninterrupted; what was finished until then is kept", file=sys.stderr)
             status = 130
         elif isinstance(error, ValueError | OSError):
-            print(f"error: {error}", file=sys.stderr)
+            told = str(error)
+            if isinstance(error, OSError) and error.filename and error.strerror:
+                told = f"{error.filename}: {error.strerror}"  # Python would begin with the number
+            print(f"error: {told}", file=sys.stderr)
             status = 2
         else:
             raise

@@ -18,6 +18,7 @@ import scipy.io
 import torch
 from commands import REPOSITORY, command, refused, typed
 
+import blindsr.command
 import DIPFKP.main
 import KernelGANFKP.main
 from blindsr.batch.command import _settings
@@ -538,6 +539,8 @@ def test_the_help_fills_its_lines_under_headings_in_words(folder, monkeypatch):
         ("DIPFKP", "main.py", ["--workers", "0.5"], "--workers: '0.5' is not a whole number or auto"),
         ("DIPFKP", "main.py", ["--iterations", "1e3"], "--iterations: '1e3' is not a whole number"),
         ("DIPFKP", "main.py", ["-d", "Nowhere"], "Nowhere: no such dataset (there: "),
+        ("NonblindSR", "main.py", ["--kernel", "photo.png", "-i", "."], "kernels are .mat or .npy files"),
+        ("FKP", "main.py", ["--train", "-o", "photo.png"], "photo.png: cannot be made (File exists); choose another"),
         ("data", "prepare_dataset.py", ["-d", "{here}"], "HR: no such folder; put the dataset's HR pictures into it"),
         ("blindsr/batch", "report.py", ["{here}"], "holds no results"),
         ("blindsr/batch", "summary.py", ["{here}"], "holds no results"),
@@ -553,6 +556,15 @@ def test_what_newcomers_type_is_answered_in_words(own, folder, script, arguments
     assert "typing" not in text
     assert "Traceback" not in text
     assert sorted(own.rglob("*")) == before
+
+
+def test_an_error_of_the_system_names_its_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr("blindsr.command.keep_freed_memory", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        blindsr.command.run(lambda: (tmp_path / "absent").stat().st_size)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"error: {tmp_path / 'absent'}: No such file or directory\n"
 
 
 def test_missing_ground_truth_is_named(tmp_path):
