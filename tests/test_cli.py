@@ -666,7 +666,7 @@ def test_nonblind_command(tmp_path, own):
     refused(typed("NonblindSR", "--train", "--images", tmp_path / "absent"), "absent")
     done = command("NonblindSR", "--evaluate", "--sf", 4)
     assert done.returncode == 0, done.stderr
-    assert "mean" in done.stdout
+    assert re.search(r"mean of 1  PSNR \d\d\.\d\d dB  SSIM 0\.\d{4}\n", done.stdout)
 
 
 @pytest.mark.slow

@@ -167,7 +167,8 @@ def _require_reachable(address: str) -> None:
     if os.environ.get("RAY_USE_TLS", "0") != "0":
         return  # who connects needs certificates
     grpc = importlib.import_module("grpc")
-    with grpc.insecure_channel(address.removeprefix("ray://")) as channel:
+    direct = [("grpc.enable_http_proxy", 0)]  # as Ray itself goes
+    with grpc.insecure_channel(address.removeprefix("ray://"), direct) as channel:
         try:
             grpc.channel_ready_future(channel).result(timeout=REACH_SECONDS)
         except grpc.FutureTimeoutError as error:
