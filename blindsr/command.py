@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from blindsr.devices import keep_freed_memory
 from blindsr.interruption import interrupt, was_interrupted
-from blindsr.parsing import REGISTRY, field_docstrings
+from blindsr.parsing import REGISTRY, field_docstrings, filled
 
 __all__ = ["Bar", "given", "overridden", "overrides", "parse", "run"]
 
@@ -44,7 +44,7 @@ def parse(options: type[Options], description: str, program: str | None = None) 
         if not argument or (argument.startswith("-") and argument.endswith("=")):
             raise ValueError(f"{argument.rstrip('=') or before}: what follows it is empty; is a variable unset?")
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
-    description = f"{description.rstrip()}\n\n{STATUSES}"
+    description = filled(f"{description.rstrip()}\n\n{STATUSES}")
     try:
         return tyro.cli(options, prog=program, description=description, config=config, registry=REGISTRY)
     except SystemExit as ended:

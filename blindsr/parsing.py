@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import shutil
 import textwrap
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache, partial
@@ -20,7 +21,7 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
-__all__ = ["REGISTRY", "field_docstrings"]
+__all__ = ["REGISTRY", "field_docstrings", "filled"]
 
 REGISTRY = ConstructorRegistry()
 """Where tyro looks first how an option is made."""
@@ -84,6 +85,14 @@ def _help(options: type, name: str) -> str | None:
             return found[name]
     nested = get_type_hints(options)[name]
     return " ".join((nested.__doc__ or "").split()) if is_dataclass(nested) else None
+
+
+def filled(description: str) -> str:
+    """A description as wide as the terminal; tyro keeps the line breaks before indented lines, no others."""
+    width = shutil.get_terminal_size().columns
+    paragraphs = (" ".join(paragraph.split()) for paragraph in description.split("\n\n"))
+    fill = textwrap.TextWrapper(width, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False).fill
+    return "\n\n".join(map(fill, paragraphs))
 
 
 @cache

@@ -528,6 +528,7 @@ def test_the_help_fills_its_lines_under_headings_in_words(folder, monkeypatch):
     for line, below in filled:
         assert len(line) + 1 + len(below.split()[0]) > 98, line  # the next word had no room
     assert "None" not in " ".join(text)
+    assert max(map(len, lines)) <= 100
 
 
 @pytest.mark.parametrize(
