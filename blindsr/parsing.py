@@ -89,7 +89,7 @@ def _help(options: type, name: str) -> str | None:
 
 def filled(description: str) -> str:
     """A description as wide as the terminal; tyro keeps the line breaks before indented lines, no others."""
-    width = shutil.get_terminal_size().columns
+    width = max(40, shutil.get_terminal_size().columns)
     paragraphs = (" ".join(paragraph.split()) for paragraph in description.split("\n\n"))
     fill = textwrap.TextWrapper(width, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False).fill
     return "\n\n".join(map(fill, paragraphs))
