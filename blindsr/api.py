@@ -141,8 +141,9 @@ def _require_arguments(scale_factor: int, seed: int) -> None:
 def _require_sigma(sigma: object, largest: float) -> None:
     """Raise ValueError unless it is a noise level of at most ``largest`` grey levels of 255, or "auto"."""
     if not (sigma == "auto" or (isinstance(sigma, float | int | np.number) and 0 <= 255 * sigma <= largest)):
+        shown = f"{sigma:.4g}" if isinstance(sigma, float) else repr(sigma)
         raise ValueError(
-            f"sigma {sigma!r}: must be 'auto', or relative to the image's range, from 0 to {largest:g} / 255; "
+            f"sigma {shown}: must be 'auto', or relative to the image's range, from 0 to {largest:g} / 255; "
             "a noise level of 10 grey levels is 10 / 255"
         )
 
