@@ -117,7 +117,7 @@ def kernelgan_paper(session: Session) -> None:
     net = USRNet.from_pretrained().to(device)
     settings = gan.preset("paper", "KernelGANFKP", 4)
     if quick:
-        settings = replace(settings, iterations=2, batch=2)
+        settings = replace(settings, iterations=2, crops_per_step=2)
     estimator = gan.pretrained_estimator(4, device, settings)
     slowest = 0.0
     for seed in (0, 1, 2):

@@ -109,7 +109,7 @@ def gan_check(name: Preset, model: gan.GANModel = "KernelGANFKP") -> Check:
         settings = gan.preset(name, model, 2)
         if settings.iterations:
             settings = replace(settings, iterations=8 if quick else 30, frozen_iterations=0, shave=0)
-            settings = replace(settings, batch=min(settings.batch, 4 if quick else 16))
+            settings = replace(settings, crops_per_step=min(settings.crops_per_step, 4 if quick else 16))
         make = partial(gan.pretrained_estimator, 2, settings=settings, model=model, float32=True)
         return _compared(make, "KernelGANFKP", device, quick)
 

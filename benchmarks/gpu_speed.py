@@ -146,7 +146,7 @@ def pictures_per_hour(session: Session) -> None:
                         _timed(session, f"DIP-FKP {name}", (scale_factor, way), run, examples)
         gan_settings = gan.preset("search", "KernelGANFKP", scale_factor)
         if quick:
-            gan_settings = replace(gan_settings, iterations=2, frozen_iterations=0, batch=2)
+            gan_settings = replace(gan_settings, iterations=2, frozen_iterations=0, crops_per_step=2)
         estimate = gan.pretrained_estimator(scale_factor, device, gan_settings)
         run = partial(_estimated, estimate, lrs[: 1 if quick else 3], scale_factor, ONE)
         _timed(session, "KernelGAN-FKP search", (scale_factor, ONE), run, examples)
