@@ -21,8 +21,9 @@ from KernelPredictor import KernelPredictor
 
 __all__ = ["GANEstimator", "GANModel", "GANSettings", "estimate", "preset", "pretrained_estimator"]
 
-PIXEL_BYTES = 5000
-"""What a search takes for each pixel of the crops that it downsamples in a step, in float32, measured on a CPU."""
+PIXEL_BYTES = 2000
+"""Twice what a search takes for each pixel of the crops that it downsamples in a step, in float32 and measured on a
+CPU: on a GPU its first steps and their graph each hold memory of their own."""
 
 
 @dataclass(frozen=True)
