@@ -68,6 +68,8 @@ def effective_settings(options: Options) -> GANSettings:
 def main() -> int:
     options = parse(Options, __doc__ or "")
     settings, method = effective_settings(options), options.method
+    if options.batch is not None and method.model == "KernelGAN":
+        raise ValueError(f"--batch {options.batch}: KernelGAN searches one picture at a time; leave it out")
     files, float32 = {}, {}
     if method.model == "KernelGANFKP":
         files["path_KP"] = method.path_KP or pretrained_path("FKP_x2.pt")
@@ -86,7 +88,7 @@ def main() -> int:
         float32=options.run.float32,
     )
     recorded = {"settings": asdict(settings)} | float32
-    told = Method("KernelGANFKP", method.model, estimator, recorded, files, method.seed)
+    told = Method("KernelGANFKP", method.model, estimator, recorded, files, method.seed, batch=options.batch)
     told = with_field(told, options, device, method.path_predictor)
     return run_batch(options, with_nonblind(told, options, device) if options.SR else told)
 

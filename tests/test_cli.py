@@ -139,7 +139,7 @@ def test_main_job_leaves_picture_kernel_and_comparison(tmp_path):
 
 @pytest.mark.parametrize(("model", "sf", "side"), [("KernelGANFKP", 2, 11), ("KernelGAN", 4, 21)])
 def test_the_second_estimator_leaves_the_same_results(tmp_path, model, sf, side):
-    arguments = ["--model", model, "--sf", sf, "-o", tmp_path / "out", "--iterations", 3, "--batch", 4]
+    arguments = ["--model", model, "--sf", sf, "-o", tmp_path / "out", "--iterations", 3, "--crops-per-step", 4]
     if model == "KernelGANFKP":
         arguments += ["--frozen-iterations", 1]
     done = command("KernelGANFKP", "--SR", "--verbose", *arguments)
@@ -158,7 +158,8 @@ def test_the_second_estimator_leaves_the_same_results(tmp_path, model, sf, side)
 
 
 def test_a_kernel_can_be_estimated_without_an_image(tmp_path):
-    done = typed("KernelGANFKP", "-o", tmp_path / "out", "--iterations", 3, "--frozen-iterations", 1, "--batch", 4)
+    short = ("--iterations", 3, "--frozen-iterations", 1, "--crops-per-step", 4, "--batch", 2)
+    done = typed("KernelGANFKP", "-o", tmp_path / "out", *short)
     assert done.returncode == 0, done.stderr
     assert "kernel PSNR" in done.stdout + done.stderr
     names = ["chelsea.json", "chelsea.mat", "chelsea_kernel.png", "index.html", "report", "results.csv"]
@@ -179,6 +180,7 @@ def test_kernelgans_two_preset_names_are_one(own):
     again = typed("KernelGANFKP", *photo, "--iterations", 2, "--preset", "paper")
     assert again.returncode == 0, again.stderr
     assert "done before" in again.stdout
+    refused(typed("KernelGANFKP", *photo, "--batch", 2), "--batch 2", "one picture at a time")
 
 
 def test_own_picture_from_another_folder_with_relative_paths(own):

@@ -143,3 +143,6 @@ class EstimatorOptions(BatchOptions):
     local: bool = False
     """With --SR: the blur varies over the photographs, towards the corners or with depth. It is read everywhere, and
     undone place by place. Where it does not vary enough to be told, this changes nothing."""
+    batch: Annotated[int | None, _hint("by the free memory of a GPU; 1 on a CPU", metavar="N")] = None
+    """Search up to so many pictures as one: a GPU is hardly busy with one. Each comes out as it does alone, but for
+    rounding, which a search amplifies."""
