@@ -24,7 +24,7 @@ __all__ = ["Bar", "given", "overridden", "overrides", "parse", "run"]
 Options = TypeVar("Options")
 Settings = TypeVar("Settings")
 
-STATUSES = "Exit status: 0 done, 1 some pictures failed, 2 wrong input, 130 interrupted."
+STATUSES = "Exit status: 0 done, 2 wrong input or a picture that failed, 130 interrupted."
 LOG_INTERVAL = 30
 """Seconds between lines of progress where these go to a file instead of a terminal."""
 

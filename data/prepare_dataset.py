@@ -99,7 +99,7 @@ def main() -> int:
             failed += 1
             Bar.write(f"error: {error}", file=sys.stderr)
     print(f"{done} LR picture{'s' * (done != 1)} in {folder / f'{options.model}_lr_x{options.sf}'}")
-    return 1 if failed else 0
+    return 2 if failed else 0
 
 
 if __name__ == "__main__":

@@ -42,12 +42,9 @@ def typed(folder, *arguments, cwd=None, script="main.py"):
     return subprocess.CompletedProcess(arguments, ended.value.code, out.getvalue(), err.getvalue())
 
 
-def refused(process, *words, status=2):
-    """The command failed, without a traceback, and with its error on one line that holds ``words``.
-
-    With ``status`` 1 it failed for the one picture it had.
-    """
-    assert process.returncode == status, process.stderr
+def refused(process, *words):
+    """The command failed with status 2, no traceback, and its error on one line that holds ``words``."""
+    assert process.returncode == 2, process.stderr
     assert "Traceback" not in process.stderr
     text = process.stdout + process.stderr
     lines = [line for line in text.splitlines() if "error: " in line]

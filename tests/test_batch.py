@@ -128,7 +128,7 @@ def test_a_bad_picture_fails_alone(options, capsys):
             raise ValueError("the search diverged")
 
     estimator = Several(diverges)
-    assert finish(options, estimator, 4) == 1
+    assert finish(options, estimator, 4) == 2
     assert {name for name, state in states(options.output_dir).items() if state == "failed"} == {"2", "3", "6"}
     assert estimator.searched == [[1, 4, 5], [6, 7, 8], [6], [7, 8]]
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
@@ -176,7 +176,7 @@ def test_out_of_memory_halves_this_batch_and_those_after_it(options):
     hopeless = Several(lambda means: too_many([0, 0, 0]))
     two = (options.input_dir[0][0] / "1.png", options.input_dir[0][0] / "2.png")
     options = dataclasses.replace(options, input_dir=(two,), output_dir=options.output_dir.with_name("none"))
-    assert finish(options, hopeless) == 1
+    assert finish(options, hopeless) == 2
     assert set(states(options.output_dir).values()) == {"failed"}
 
 

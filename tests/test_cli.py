@@ -224,7 +224,7 @@ def test_bad_pictures_are_named_and_the_others_done(own):
     cv2.imwrite(str(own / "deep.png"), photo.astype(np.uint16) * 257)
     cv2.imwrite(str(own / "rgba.png"), np.dstack([photo, photo[:, :, 0]]))
     done = typed("DIPFKP", "--SR", "--sf", 2, "-i", own, "-o", own.parent / "out", *QUICK)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "Traceback" not in done.stderr
     lines = (done.stdout + done.stderr).splitlines()
     for name in ("tiny", "cut", "text"):
@@ -520,7 +520,7 @@ def test_the_help_shows_every_presets_settings():
 def test_the_help_fills_its_lines_under_headings_in_words(folder, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     lines = [line.rstrip() for line in typed(folder, "--help").stdout.splitlines()]
-    assert "Exit status: 0 done, 1 some pictures failed, 2 wrong input, 130 interrupted." in lines
+    assert "Exit status: 0 done, 2 wrong input or a picture that failed, 130 interrupted." in lines
     headings = [line for line, below in pairwise(lines) if below.startswith(" ---")]
     assert " training options" in headings
     assert all(re.fullmatch(r"[a-z -]+", heading) for heading in headings)
@@ -575,7 +575,7 @@ def test_missing_ground_truth_is_named(tmp_path):
     (tmp_path / "Mine" / "DIPFKP_gt_k_x4" / "chelsea.mat").unlink()
     arguments = ["--SR", "--sf", 4, "-d", tmp_path / "Mine", "-o", tmp_path / "out", *QUICK]
     refused_one = typed("DIPFKP", *arguments)
-    assert refused_one.returncode == 1
+    assert refused_one.returncode == 2
     assert "chelsea.mat: no such kernel file" in refused_one.stdout + refused_one.stderr
     assert typed("DIPFKP", "--real", *arguments).returncode == 0
 

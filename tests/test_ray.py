@@ -163,7 +163,7 @@ def test_workers_killed_at_random_moments(cluster, options, tmp_path, caplog):
     assert batch(options, Quick(tmp_path / "none")) == 0
     deadly = dict(zip(names, [1, 0, 9, 1], strict=False))
     marks = tmp_path / "marks"
-    assert batch(shared(options, cluster, tmp_path / "out"), Quick(marks, deadly)) == 1
+    assert batch(shared(options, cluster, tmp_path / "out"), Quick(marks, deadly)) == 2
     begun = {key: len(list(marks.glob(f"{key}-*"))) for key in names}
     assert [begun[key] for key in names] == [2, 1, 2, 2, *[1] * (PICTURES - 4)]
     (failed,) = [record for record in read_records(tmp_path / "out") if record.state == "failed"]

@@ -44,7 +44,7 @@ def folder(tmp_path):
     options = BatchOptions(
         input_dir=((tmp_path / "in",),), output_dir=tmp_path / "out", sf=4, run=RunOptions(device="cpu")
     )
-    assert run_batch(options, Method("DIPFKP", "DIPFKP", estimator)) == 1
+    assert run_batch(options, Method("DIPFKP", "DIPFKP", estimator)) == 2
     return tmp_path / "out"
 
 
@@ -118,7 +118,7 @@ def test_previews_of_replaced_results_do_not_stay(folder):
         sf=3,
         run=RunOptions(device="cpu", overwrite=True),
     )
-    assert run_batch(options, Method("DIPFKP", "DIPFKP", estimator)) == 1
+    assert run_batch(options, Method("DIPFKP", "DIPFKP", estimator)) == 2
     after = set((folder / "report").iterdir())
     assert before & after == {folder / "report" / "mine.webp"}
     shown = {unquote(address) for address in Page(folder / "index.html").addresses if address.startswith("report/")}

@@ -82,7 +82,7 @@ def test_the_same_files_in_a_store(options, tmp_path, place, capsys, caplog):
     # The same command finds them done; one result that is gone or damaged is made again, and no other.
     files.rm_file(f"{root}/out/a.mat")
     files.pipe_file(f"{root}/out/b.json", b"{")
-    assert batch(stored, Quick(tmp_path / "again")) == 1
+    assert batch(stored, Quick(tmp_path / "again")) == 2
     assert "b.png: no record accounts for this file" in capsys.readouterr().err
     assert len(list((tmp_path / "again").iterdir())) == 1
     overwriting = dataclasses.replace(stored, run=dataclasses.replace(stored.run, overwrite=True))
@@ -119,5 +119,5 @@ def test_what_is_wrong_with_a_url_is_told_in_a_line(options, tmp_path, monkeypat
     assert said.startswith("gs://bucket/out: cannot be reached (Please install gcsfs")
     fsspec.filesystem("memory").pipe_file("/damaged/x.png", b"no picture")
     damaged = dataclasses.replace(options, input_dir=((Path("memory://damaged"),),))
-    assert batch(damaged, Quick(tmp_path / "marks")) == 1
+    assert batch(damaged, Quick(tmp_path / "marks")) == 2
     assert "error: memory://damaged/x.png: not a picture that can be read" in capsys.readouterr().err

@@ -41,7 +41,7 @@ def print_outcome(
         return 130
     if failed:
         print(f"{failed} of {len(results)} pictures failed", file=sys.stderr)
-        return 1
+        return 2
     return 0
 
 
