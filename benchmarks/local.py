@@ -64,7 +64,7 @@ class Options:
     """Standard deviation of noise, in grey levels."""
     quality: int | None = None
     """Of JPEG (4:2:0), as which the pictures are stored; without it they are not compressed."""
-    show: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    show: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder that gets the pictures, to be looked at."""
     results: Path = RESULTS
     """Folder of the records."""
