@@ -580,6 +580,33 @@ def known_picture(results: Path) -> str:
     return markdown(["", "true kernels", *(f"{prior} prior" for prior in priors)], rows)
 
 
+def spline_flow(results: Path) -> str:
+    """A prior of affine couplings beside those of splines."""
+    records = read(results / "spline_flow.jsonl")
+    columns = [("parameters", 0), ("nll", 1), ("kernel_psnr", 1), ("kernel_psnr_tenth", 1), ("ms_a_step", 0)]
+    rows = []
+    keys = ("scale", "kernels", "coupling")
+    for values in dict.fromkeys(tuple(record.what[key] for key in keys) for record in records):
+        row = pick(records, **dict(zip(keys, values, strict=True)))
+        cells = [number(mean(row, name), digits) for name, digits in columns]
+        if error := number(mean(row, "two_errors"), 1):
+            cells[1] += f" ± {error}"
+        pieces = mean(row, "in_pieces")
+        rows.append([f"x{values[0]}", *values[1:], *cells, number(None if pieces is None else 100 * pieces, 1)])
+    head = [
+        "",
+        "kernels",
+        "couplings",
+        "parameters",
+        "−log p, nats",
+        "nearest, kernel PSNR",
+        "a tenth below",
+        "CPU, ms a step",
+        "in pieces, %",
+    ]
+    return markdown(head, rows)
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "reproduction": reproduction,
     **{name: lambda results, name=name: dataset(results, name) for name in SIZES},  # type: ignore[misc]
@@ -605,6 +632,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "misfit": misfit,
     "off distribution": off_distribution,
     "known picture": known_picture,
+    "spline flow": spline_flow,
 }
 """What makes each table, by the name between its markers."""
 
