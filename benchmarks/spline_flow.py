@@ -54,7 +54,7 @@ class Options:
     """Families that are trained on."""
     sf: Literal[1, 2, 3, 4, 8] = 2
     """Scale factor."""
-    steps: int = 1500
+    steps: int = 1000
     """Of each training."""
     batch: int = 250
     """Kernels per step."""
