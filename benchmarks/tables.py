@@ -574,7 +574,8 @@ def known_picture(results: Path) -> str:
     records = read(results / "known_picture.jsonl")
     priors = list(dict.fromkeys(record.what["prior"] for record in records))
     rows = []
-    for scale, kernels in dict.fromkeys((r.what["scale"], r.what["kernels"]) for r in records):
+    seen = dict.fromkeys((r.what["scale"], r.what["kernels"]) for r in records)
+    for scale, kernels in sorted(seen, key=lambda pair: pair[0]):
         found = [pick(records, scale=scale, kernels=kernels, prior=prior) for prior in priors]
         rows.append([f"x{scale}", kernels, *(number(mean(row, "kernel_psnr"), 1) for row in found)])
     return markdown(["", "true kernels", *(f"{prior} prior" for prior in priors)], rows)

@@ -40,7 +40,7 @@ QUICK = {
     r"cd NonblindSR .*--train": "--steps 1 --batch 2 --patch 24 --held-out 1 --scales 2 -o {tmp}/out",
     r"cd NonblindSR .*--evaluate": "--dataset {tmp}/Set5",
     r"cd NonblindSR .*-c ": "",
-    r"cd FKP && python main.py --train .*--batch 500": "--epochs 1 --kernels-per-epoch 500 -o {tmp}/out",
+    r"cd FKP && python main.py --train .*--batch (250|500)": "--epochs 1 --kernels-per-epoch 500 -o {tmp}/out",
     r"cd FKP && python main.py --train": "--epochs 1 --kernels-per-epoch 200 -o {tmp}/out",
     r"cd FKP && python main.py --evaluate": "",
     r"cd FKP && python main.py --generate": "-o {tmp}/out",
