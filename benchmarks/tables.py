@@ -584,25 +584,24 @@ def known_picture(results: Path) -> str:
 def spline_flow(results: Path) -> str:
     """A prior of affine couplings beside those of splines."""
     records = read(results / "spline_flow.jsonl")
-    columns = [("parameters", 0), ("nll", 1), ("kernel_psnr", 1), ("kernel_psnr_tenth", 1), ("ms_a_step", 0)]
+    columns = [("ms_a_step", 0), ("nll", 1), ("kernel_psnr", 1), ("kernel_psnr_tenth", 1)]
     rows = []
-    keys = ("scale", "kernels", "coupling")
+    keys = ("scale", "kernels", "coupling", "steps", "fingerprint")
     for values in dict.fromkeys(tuple(record.what[key] for key in keys) for record in records):
         row = pick(records, **dict(zip(keys, values, strict=True)))
         cells = [number(mean(row, name), digits) for name, digits in columns]
-        if error := number(mean(row, "two_errors"), 1):
-            cells[1] += f" ± {error}"
-        pieces = mean(row, "in_pieces")
-        rows.append([f"x{values[0]}", *values[1:], *cells, number(None if pieces is None else 100 * pieces, 1)])
+        cells[1] += f" ± {number(mean(row, 'two_errors'), 1)}"
+        pieces = number(100 * (mean(row, "in_pieces") or 0), 1)
+        rows.append([f"x{values[0]}", *map(str, values[1:4]), *cells, pieces])
     head = [
         "",
         "kernels",
         "couplings",
-        "parameters",
+        "steps",
+        "CPU, ms a step",
         "−log p, nats",
         "nearest, kernel PSNR",
         "a tenth below",
-        "CPU, ms a step",
         "in pieces, %",
     ]
     return markdown(head, rows)
