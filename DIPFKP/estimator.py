@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blindsr.devices import fetch_interval, free_memory
-from blindsr.estimation import Checkpoint, Estimate, OnStep, SearchLog
+from blindsr.devices import fetch_interval, free_memory, searches_at_once
+from blindsr.estimation import BatchEstimator, Checkpoint, Estimate, OnStep, SearchLog
 from blindsr.kernels import kernel_side
 from DIPFKP.fit import Fit, SearchedKernels, baseline_kernels, fit_both, latent_kernels, ssim
 from DIPFKP.settings import DIPModel, DIPSettings, preset
@@ -39,12 +39,10 @@ FIT_BYTES = 75
 """What fitting an image network takes for each of its channels and HR pixels, measured on a CPU."""
 FIT_SECONDS = 1.6e-9
 """And what an iteration takes a core for each HR pixel and squared channel, measured with 64 and 128 channels."""
-MOST_AT_ONCE = 32
-"""Most images to search as one, far more than fill a GPU."""
 
 
 @dataclass(frozen=True)
-class DIPEstimator:
+class DIPEstimator(BatchEstimator):
     """:func:`estimate` with all that does not depend on the image, for one image or several at once."""
 
     prior: KernelPrior | None = None
@@ -52,17 +50,6 @@ class DIPEstimator:
     settings: DIPSettings | None = None
     model: DIPModel = "DIPFKP"
     want_image: bool = False
-
-    def __call__(
-        self,
-        lr: Tensor,
-        scale_factor: int,
-        *,
-        seed: int = 0,
-        on_step: OnStep | None = None,
-        checkpoint: Checkpoint | None = None,
-    ) -> Estimate:
-        return self.batch([lr], scale_factor, seeds=[seed], on_step=on_step, checkpoint=checkpoint)[0]
 
     @torch.random.fork_rng(devices=[])  # PyTorch's layers draw weights that are redrawn here
     def batch(
@@ -140,15 +127,12 @@ class DIPEstimator:
 
     def at_once(self, lr: Tensor, scale_factor: int) -> int:
         """How many images like ``lr`` to search as one: what a GPU's memory holds, elsewhere 1; errors likewise."""
-        free = free_memory(lr.device)
-        if lr.device.type != "cuda" or free is None:
-            return 1
         joint, whole = self._targets([lr], scale_factor)
         needed = _needed_memory(joint, self._settings()) + 2 * lr.nbytes
         refit = self._refit_settings(covered=joint.lr.shape[2:] == whole.lr.shape[2:])
         if refit is not None:
             needed = max(needed, _needed_memory(whole, refit))
-        return max(1, min(MOST_AT_ONCE, int(0.8 * free) // needed))
+        return searches_at_once(lr.device, needed)
 
     def _settings(self) -> DIPSettings:
         settings = self.settings or preset("search", self.model)

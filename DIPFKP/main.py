@@ -40,14 +40,10 @@ class Options(EstimatorOptions):
     preset: Preset = "search"
     """prediction: the predicted kernel, in a second. search: 150 iterations that start there. paper: the published
     1000 iterations of the large network. Settings below override it; those that nothing reads are refused."""
-    batch: Annotated[
-        int | None,
-        tyro.conf.arg(metavar="N", help_behavior_hint="(default: by the free memory of a GPU; 1 on a CPU)"),
-    ] = None
-    """Search up to so many pictures as one: a GPU is hardly busy with one. Each comes out as it does alone, but for
-    rounding, which a search amplifies."""
     method: DIPMethodOptions = field(default_factory=DIPMethodOptions)
-    settings: Annotated[Any, tyro.conf.arg(constructor=SettingsOptions)] = field(default_factory=SettingsOptions)
+    settings: Annotated[Any, tyro.conf.arg(name="search", constructor=SettingsOptions)] = field(
+        default_factory=SettingsOptions
+    )
 
 
 def effective_settings(options: Options) -> DIPSettings:

@@ -1,5 +1,6 @@
 """Train the kernel prior, evaluate its likelihood, or draw kernels from it."""
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,11 +11,21 @@ import tyro
 from blindsr.command import Bar, parse, run
 from blindsr.devices import DeviceName, pick_device
 from blindsr.figures import save_kernel_grid
+from blindsr.files import probe_folder
 from blindsr.kernel_families import FAMILIES
 from blindsr.paths import pretrained_path, runs_folder
 from FKP.prior import GAUSSIAN, KernelPrior
 from FKP.sources import KernelSource, kernel_source
-from FKP.training import PriorSettings, negative_log_likelihood, reconstruction, train, weights_name
+from FKP.training import (
+    PriorSettings,
+    negative_log_likelihood,
+    normal_reference,
+    reconstruction,
+    train,
+    weights_name,
+)
+
+log = logging.getLogger(__name__)
 
 INVERTED = 200
 """Validation kernels whose nearest kernel of the prior is looked for."""
@@ -37,7 +48,7 @@ class Options:
     or a folder of .mat, .npy or .png kernels of one side. Without it gaussian, or what given weights know."""
     scaling: tuple[float, float] = (1.0, 1.0)
     """With a folder: by how much its kernels are also made narrower and wider, as 0.8 1.25."""
-    output_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], help_behavior_hint="")] = None
+    output_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = None
     """Where checkpoints and pictures go; without it, runs/prior."""
     restore_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """With --train: an FKP_x<sf>_last.pt to resume from. Else: the weights to use instead of the shipped ones."""
@@ -78,7 +89,16 @@ def evaluate(prior: KernelPrior, source: KernelSource) -> None:
     """Print how well the prior knows kernels that it was not trained on."""
     kernels = source.held_out().to(prior.base_dist_mean.device)
     nll, error = negative_log_likelihood(prior, kernels)
-    print(f"x{source.scale_factor}: -log p = {nll:.3f} ± {error:.3f} nats per kernel ({len(kernels)} kernels)")
+    reference = normal_reference(prior, source)
+    print(
+        f"x{source.scale_factor}: -log p = {nll:.3f} ± {error:.3f} nats per kernel ({len(kernels)} kernels); "
+        f"a normal distribution fitted to such kernels has {reference:.3f}"
+    )
+    if nll > reference:
+        log.warning(
+            "these kernels are likelier under that normal distribution than under the prior, which knows little of "
+            "them; train it on them, with more --epochs or, where it diverged, a smaller --learning-rate"
+        )
     chosen = kernels[:: max(1, len(kernels) // INVERTED)][:INVERTED]
     near = reconstruction(prior, chosen)
     worst = float(near.quantile(0.1))
@@ -92,15 +112,18 @@ def main() -> int:
     if not (options.train or options.evaluate or options.generate):
         raise ValueError("say what to do: --train, --evaluate or --generate")
     folder = options.output_dir or runs_folder() / "prior"
-    if options.train:
-        path = run_training(options, source_of(options, None), folder)
+    source = source_of(options, None) if options.train else None
+    if options.train or options.generate:
+        probe_folder(folder)
+    if source is not None:
+        path = run_training(options, source, folder)
     else:
         path = options.restore_file or pretrained_path(f"FKP_x{options.sf}.pt")
     prior = KernelPrior.from_pretrained(options.sf, path)
     print(f"weights: {path}")
     prior = prior.to(pick_device(options.device))
     if options.train or options.evaluate:
-        evaluate(prior, source_of(options, prior.kernels))
+        evaluate(prior, source or source_of(options, prior.kernels))
     if options.train or options.generate:
         generator = torch.Generator().manual_seed(options.training.seed)
         samples = prior.sample(100, generator)

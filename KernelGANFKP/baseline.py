@@ -48,7 +48,7 @@ class GeneratorSearch:
         """The kernel found, and whether it had converged. Goes on where ``log`` was broken off, if it was."""
         if log.resumed:
             self._resume(log.resumed)
-        count, done = self.settings.batch, log.done
+        count, done = self.settings.crops_per_step, log.done
         for iteration in range(done, self.settings.iterations):
             if iteration > done:  # there is nothing new to keep before
                 log.keep(self._state)
@@ -70,7 +70,7 @@ class GeneratorSearch:
         with torch.no_grad():
             kernel = self.downsampler.kernel()
         log.kernel(kernel, last=True)
-        return post_process(kernel), converged(list(self.moving))
+        return post_process(kernel), converged(list(self.moving))[0]
 
     def _state(self) -> dict[str, Any]:
         """What the next iterations depend on, beside what a new search has as well."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from blindsr.images import LUMA
 from KernelGANFKP.settings import GANSettings
 
-__all__ = ["CropSampler", "PatchSource", "crop_probabilities", "gradient_map", "half_size"]
+__all__ = ["CropSampler", "PatchSource", "crop_probabilities", "crop_side", "gradient_map", "half_size"]
 
 Array = npt.NDArray[np.float64]
 
@@ -106,6 +106,24 @@ class CropSampler:
         return self.cut(self.choose(count, generator).to(self.pixels.device))
 
 
+def crop_side(lr: Tensor, settings: GANSettings) -> int:
+    """Side of the crops of an image, 1×3×h×w, that are downsampled; errors as of :meth:`PatchSource.of`."""
+    return _shave_and_crop(lr, settings)[1]
+
+
+def _shave_and_crop(lr: Tensor, settings: GANSettings) -> tuple[int, int]:
+    """How much of the border is left off, and the side of the crops of the rest."""
+    height, width = lr.shape[-2:]
+    if min(height, width) < MIN_PICTURE_SIDE:
+        raise ValueError(
+            f"the picture ({width}×{height}) is too small: {MIN_PICTURE_SIDE} pixels are needed on each side; "
+            "use a larger one, or what needs no patches: --preset prediction or DIPFKP"
+        )
+    shave = min(settings.shave, (min(height, width) - MIN_PICTURE_SIDE) // 2)
+    # Where no window of the usual size can be placed freely, smaller ones are taken.
+    return shave, min(settings.crop, int(0.8 * (min(height, width) - 2 * shave)) // 2 * 2)
+
+
 @dataclass(frozen=True)
 class PatchSource:
     """Where a search takes its patches from."""
@@ -124,17 +142,9 @@ class PatchSource:
         Raises:
             ValueError: the image is too small.
         """
-        height, width = lr.shape[-2:]
-        if min(height, width) < MIN_PICTURE_SIDE:
-            raise ValueError(
-                f"the picture ({width}×{height}) is too small: {MIN_PICTURE_SIDE} pixels are needed on each side; "
-                "use a larger one, or what needs no patches: --preset prediction or DIPFKP"
-            )
-        shave = min(settings.shave, (min(height, width) - MIN_PICTURE_SIDE) // 2)
-        inner = lr[..., shave : height - shave, shave : width - shave]
+        shave, crop = _shave_and_crop(lr, settings)
+        inner = lr[..., shave : lr.shape[-2] - shave, shave : lr.shape[-1] - shave]
         height, width = inner.shape[-2:]
-        # Where no window of the usual size can be placed freely, smaller ones are taken.
-        crop = min(settings.crop, int(0.8 * min(height, width)) // 2 * 2)
         notes = []
         if crop < settings.crop:
             notes.append(f"small picture: crops of {crop} instead of {settings.crop} pixels")

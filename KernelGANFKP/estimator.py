@@ -1,18 +1,19 @@
 """KernelGAN-FKP (FKP, section 3.4) and KernelGAN: the kernel whose downsampling keeps an image's patches alike."""
 
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from blindsr.devices import fetch_interval, gains_from_bfloat16
-from blindsr.estimation import Checkpoint, Estimate, OnStep, SearchLog
+from blindsr.devices import fetch_interval, gains_from_bfloat16, searches_at_once
+from blindsr.estimation import BatchEstimator, Checkpoint, Estimate, OnStep, SearchLog
 from blindsr.kernels import centre, kernel_x4_from_x2, normalize
 from FKP import KernelPrior
 from KernelGANFKP.baseline import GeneratorSearch
-from KernelGANFKP.crops import PatchSource
+from KernelGANFKP.crops import PatchSource, crop_side
 from KernelGANFKP.networks import Critic, LinearGenerator
 from KernelGANFKP.search import LatentSearch
 from KernelGANFKP.settings import GANModel, GANSettings, preset, require_possible
@@ -20,21 +21,22 @@ from KernelPredictor import KernelPredictor
 
 __all__ = ["GANEstimator", "GANModel", "GANSettings", "estimate", "preset", "pretrained_estimator"]
 
+PIXEL_BYTES = 2000
+"""Twice what a search takes for each pixel of the crops that it downsamples in a step, in float32 and measured on a
+CPU: on a GPU its first steps and their graph each hold memory of their own."""
+
 
 @dataclass(frozen=True)
 class _Found:
-    """The x2 kernel of an image, 1×1×k×k, and what :class:`Estimate` says of it under the same names."""
+    """The x2 kernels of images, P×1×k×k, and what :class:`Estimate` says of each under the same names."""
 
-    kernel: Tensor
-    predicted: dict[str, Any] = field(default_factory=dict)
-    """What was read off the image."""
-    converged: bool | None = None
-    notes: tuple[str, ...] = ()
+    kernels: Tensor
+    said: Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class GANEstimator:
-    """:func:`estimate` with all that does not depend on the image."""
+class GANEstimator(BatchEstimator):
+    """:func:`estimate` with all that does not depend on the image, for one image or several at once."""
 
     settings: GANSettings
     prior: KernelPrior | None = None
@@ -43,67 +45,96 @@ class GANEstimator:
     float32: bool = False
 
     @torch.random.fork_rng(devices=[])  # PyTorch's layers draw weights that are redrawn here
-    def __call__(
+    def batch(
         self,
-        lr: Tensor,
+        lrs: Sequence[Tensor],
         scale_factor: int,
         *,
-        seed: int = 0,
+        seeds: Sequence[int],
         on_step: OnStep | None = None,
         checkpoint: Checkpoint | None = None,
-    ) -> Estimate:
-        require_possible(scale_factor, self.settings, self.model)
-        generator = torch.Generator().manual_seed(seed)
+    ) -> list[Estimate]:
+        """Estimates of several images that are searched as one; as :class:`~blindsr.estimation.BatchEstimator` says.
+
+        Raises:
+            ValueError: as :func:`estimate`, or the images cannot be searched as one.
+        """
+        settings, device = self.settings, lrs[0].device
+        require_possible(scale_factor, settings, self.model)
+        if len({self.batch_key(lr, scale_factor) for lr in lrs}) > 1:
+            raise ValueError("pictures with crops of different sizes, and KernelGAN's, cannot be searched as one")
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         advice = "use a smaller --critic-rate or --kernel-rate"
-        log = SearchLog(self.settings.iterations, on_step, advice, fetch_interval(lr.device), checkpoint)
+        log = SearchLog(settings.iterations, on_step, advice, fetch_interval(device), checkpoint)
         # What computes in bfloat16 is chosen here, not by a caller's autocast.
-        with torch.autocast(lr.device.type, enabled=False):
+        with torch.autocast(device.type, enabled=False):
             if self.model == "KernelGAN":
-                found = self._search_generator(lr, generator, log)
+                found = self._search_generator(lrs[0], generators[0], log)
             else:
-                found = self._search_latent(lr, scale_factor, generator, log)
-        kernel = found.kernel
+                found = self._search_latents(lrs, scale_factor, generators, log)
+        kernels = found.kernels
         if scale_factor == 4:
-            kernel = normalize(centre(kernel_x4_from_x2(kernel), 4))
-        return Estimate(
-            kernel=kernel.cpu(),
-            image=None,
-            seconds=log.seconds,
-            seed=seed,
-            **found.predicted,
-            converged=found.converged,
-            notes=found.notes,
-            **log.of(),
-        )
+            kernels = torch.cat([normalize(centre(kernel_x4_from_x2(kernel), 4)) for kernel in kernels.split(1)])
+        taken = [log.of(index) for index in range(len(lrs))]
+        seconds = log.seconds / len(lrs)
+        return [
+            Estimate(kernel=kernel, image=None, seconds=seconds, seed=seed, **said, **searched)
+            for kernel, seed, said, searched in zip(kernels.cpu().split(1), seeds, found.said, taken, strict=True)
+        ]
+
+    def batch_key(self, lr: Tensor, scale_factor: int) -> Hashable:
+        """Equal for images that can be searched as one: with crops of one size; any where nothing is searched.
+
+        Raises:
+            ValueError: the image is too small for the search.
+        """
+        if self.model == "KernelGAN":
+            return object()  # like no other
+        return crop_side(lr, self.settings) if self.settings.iterations else None
+
+    def at_once(self, lr: Tensor, scale_factor: int) -> int:
+        """How many images like ``lr`` to search as one: what a GPU's memory holds, elsewhere 1; errors likewise."""
+        if self.model == "KernelGAN":
+            return 1
+        needed, settings = 2 * lr.nbytes, self.settings
+        if settings.iterations:
+            needed += settings.crops_per_step * crop_side(lr, settings) ** 2 * PIXEL_BYTES
+        return searches_at_once(lr.device, needed)
 
     def _search_generator(self, lr: Tensor, generator: torch.Generator, log: SearchLog) -> _Found:
         patches = PatchSource.of(2 * lr - 1, self.settings, LinearGenerator.kernel_side)
         kernel, converged = GeneratorSearch(patches, self.settings, generator, lr.device).run(log)
-        return _Found(kernel, converged=converged, notes=patches.notes)
+        return _Found(kernel, [{"converged": converged, "notes": patches.notes}])
 
-    def _search_latent(self, lr: Tensor, scale_factor: int, generator: torch.Generator, log: SearchLog) -> _Found:
-        settings, prior = self.settings, self.prior
+    def _search_latents(
+        self, lrs: Sequence[Tensor], scale_factor: int, generators: Sequence[torch.Generator], log: SearchLog
+    ) -> _Found:
+        settings, prior, device = self.settings, self.prior, lrs[0].device
         if prior is None:
             raise ValueError("KernelGANFKP needs a kernel prior")
+        said: list[dict[str, Any]] = [{} for _ in lrs]
         if settings.start == "fixed":
-            latent, predicted = prior.initial_latent(), {}
+            latent = prior.initial_latent().expand(len(lrs), -1)
         elif self.predictor is None:
             raise ValueError('a start that is "predicted" needs a kernel predictor')
         else:
             # The x4 kernel is the x2 kernel blurred by itself at twice the size: five times its covariance, in LR
             # pixels 5/4 of what the x2 kernel has in its own.
-            prediction = self.predictor.predict(lr, 2, share=4 / 5 if scale_factor == 4 else 1)
-            latent, predicted = prior.invert(prediction.kernel.to(lr.device)), prediction.findings
+            share = 4 / 5 if scale_factor == 4 else 1
+            predictions = [self.predictor.predict(lr, 2, share=share) for lr in lrs]
+            latent = prior.invert(torch.cat([prediction.kernel for prediction in predictions]).to(device))
+            said = [prediction.findings for prediction in predictions]
         if not settings.iterations:
-            kernel = prior.decode(latent).detach()
-            log.kernel(kernel)
-            return _Found(kernel, predicted)
-        patches = PatchSource.of(lr, settings, prior.side)
-        bfloat16 = lr.device.type == "cpu" and gains_from_bfloat16(lr.device) and not self.float32
-        critic = Critic(generator, dtype=torch.bfloat16 if bfloat16 else torch.float32)
-        critic = critic.to(lr.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        kernel, converged = LatentSearch(patches, settings, prior, critic, latent).run(generator, log)
-        return _Found(kernel, predicted, converged, patches.notes)
+            kernels = prior.decode(latent).detach()
+            log.kernel(kernels)
+            return _Found(kernels, said)
+        patches = [PatchSource.of(lr, settings, prior.side) for lr in lrs]
+        bfloat16 = device.type == "cpu" and gains_from_bfloat16(device) and not self.float32
+        critic = Critic(*generators, dtype=torch.bfloat16 if bfloat16 else lrs[0].dtype)
+        critic = critic.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        kernels, converged = LatentSearch(patches, settings, prior, critic, latent).run(generators, log)
+        ends = zip(said, converged, patches, strict=True)
+        return _Found(kernels, [{**each, "converged": rests, "notes": of.notes} for each, rests, of in ends])
 
 
 def estimate(

@@ -18,7 +18,7 @@ EPSILON = 1e-5
 """Added to the variance, as in PyTorch's batch norm."""
 
 
-def convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None, groups: int = 1) -> Tensor:
     """Convolution with stride 1, without padding.
 
     With ``create_graph`` only the gradient with respect to ``x`` is formed, which can be differentiated again; those
@@ -26,10 +26,11 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 
     Args:
         x: N×C×h×w.
-        weight: C'×C×k×k, of x's dtype.
+        weight: C'×(C/groups)×k×k, of x's dtype.
         bias: C', of x's dtype, or none.
+        groups: as of PyTorch's convolutions.
     """
-    return _Convolution.apply(x, weight, bias)
+    return _Convolution.apply(x, weight, bias, groups)
 
 
 def batch_norm_leaky_relu(x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Tensor:
@@ -44,43 +45,53 @@ def batch_norm_leaky_relu(x: Tensor, weight: Tensor, bias: Tensor, slope: float)
 
 
 def _convolution_backward(
-    gradient: Tensor, x: Tensor, weight: Tensor, *, to_x: bool = False, to_weight: bool = False, to_bias: bool = False
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    groups: int,
+    *,
+    to_x: bool = False,
+    to_weight: bool = False,
+    to_bias: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients with respect to input, weight and bias, those asked for."""
     return torch.ops.aten.convolution_backward(
-        *(gradient, x, weight, [len(weight)], [1, 1], [0, 0], [1, 1], False, [0, 0], 1),
+        *(gradient, x, weight, [len(weight)], [1, 1], [0, 0], [1, 1], False, [0, 0], groups),
         [to_x, to_weight, to_bias],
     )
 
 
 class _Convolution(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return F.conv2d(x, weight, bias)
+        ctx.groups = groups
+        return F.conv2d(x, weight, bias, groups=groups)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return _ConvolutionInputGradient.apply(gradient, x, weight), None, None
-        to_x, to_weight, to_bias = ctx.needs_input_grad
-        return _convolution_backward(gradient, x, weight, to_x=to_x, to_weight=to_weight, to_bias=to_bias)
+            return _ConvolutionInputGradient.apply(gradient, x, weight, ctx.groups), None, None, None
+        to_x, to_weight, to_bias, _ = ctx.needs_input_grad
+        wanted = {"to_x": to_x, "to_weight": to_weight, "to_bias": to_bias}
+        return *_convolution_backward(gradient, x, weight, ctx.groups, **wanted), None
 
 
 class _ConvolutionInputGradient(Function):
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, gradient: Tensor, x: Tensor, weight: Tensor, groups: int) -> Tensor:
         ctx.save_for_backward(gradient, weight)
-        return _convolution_backward(gradient, x, weight, to_x=True)[0]
+        ctx.groups = groups
+        return _convolution_backward(gradient, x, weight, groups, to_x=True)[0]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, direction: Tensor) -> tuple[Tensor | None, ...]:
         gradient, weight = ctx.saved_tensors
-        by_weight = _convolution_backward(gradient, direction, weight, to_weight=True)[1]
-        by_gradient = F.conv2d(direction, weight) if ctx.needs_input_grad[0] else None
-        return by_gradient, None, by_weight
+        by_weight = _convolution_backward(gradient, direction, weight, ctx.groups, to_weight=True)[1]
+        by_gradient = F.conv2d(direction, weight, groups=ctx.groups) if ctx.needs_input_grad[0] else None
+        return by_gradient, None, by_weight, None
 
 
 class _BatchNormLeakyReLU(Function):

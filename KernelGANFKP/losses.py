@@ -12,21 +12,32 @@ __all__ = [
     "boundary_weights",
     "gradient_penalty",
     "kernel_losses",
+    "mean_by_picture",
     "post_process",
     "wasserstein_loss",
 ]
 
 
 def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, share: Tensor | float) -> Tensor:
-    """Mean of (‖∇D‖ − 1)² between real and fake patches (WGAN-GP); the norm is over channels, at each pixel.
+    """Mean of (‖∇D‖ − 1)² between real and fake patches (WGAN-GP); the norm is over colours, at each pixel.
 
     Args:
-        real, fake: N×3×p×p.
-        share: interpolation factor, one for the batch.
+        real, fake: N×(P·3)×p×p, of P pictures.
+        share: interpolation factor, one for all patches or (P,), one for those of each picture.
+
+    Returns:
+        (P,), each picture's.
     """
+    if isinstance(share, Tensor):
+        share = share.reshape(-1, 1).expand(-1, 3).reshape(-1, 1, 1)
     between = (share * real + (1 - share) * fake).detach().requires_grad_()
     (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
-    return (gradient.norm(2, dim=1) - 1).square().mean()
+    return mean_by_picture((gradient.unflatten(1, (-1, 3)).norm(2, dim=2) - 1).square())
+
+
+def mean_by_picture(values: Tensor) -> Tensor:
+    """N×P×h×w → (P,)."""
+    return values.mean(dim=(0, 2, 3))
 
 
 def wasserstein_loss(
@@ -35,12 +46,15 @@ def wasserstein_loss(
     """WGAN-GP's loss of the critic, and the margin in it: how much higher the real patches score.
 
     Args:
-        real, fake: N×3×p×p in [0, 1].
+        real, fake: N×(P·3)×p×p in [0, 1], of P pictures.
         share: interpolation factor of :func:`gradient_penalty`.
         penalty: weight of the gradient penalty.
+
+    Returns:
+        (P,) both, each picture's.
     """
     weighted = penalty * gradient_penalty(critic, real, fake, share)
-    margin = critic(real).mean() - critic(fake).mean()
+    margin = mean_by_picture(critic(real)) - mean_by_picture(critic(fake))
     return weighted - margin, margin
 
 

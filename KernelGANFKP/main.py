@@ -41,7 +41,9 @@ class Options(EstimatorOptions):
     """prediction: the predicted kernel, in a second. search: at most 300 iterations that start there. paper: the
     published 1000 iterations at x2, 4000 at x4. Settings below override it; those that nothing reads are refused."""
     method: GANMethodOptions = field(default_factory=GANMethodOptions)
-    settings: Annotated[Any, tyro.conf.arg(constructor=SettingsOptions)] = field(default_factory=SettingsOptions)
+    settings: Annotated[Any, tyro.conf.arg(name="search", constructor=SettingsOptions)] = field(
+        default_factory=SettingsOptions
+    )
 
 
 def effective_settings(options: Options) -> GANSettings:
@@ -66,6 +68,8 @@ def effective_settings(options: Options) -> GANSettings:
 def main() -> int:
     options = parse(Options, __doc__ or "")
     settings, method = effective_settings(options), options.method
+    if options.batch is not None and method.model == "KernelGAN":
+        raise ValueError(f"--batch {options.batch}: KernelGAN searches one picture at a time; leave it out")
     files, float32 = {}, {}
     if method.model == "KernelGANFKP":
         files["path_KP"] = method.path_KP or pretrained_path("FKP_x2.pt")
@@ -84,7 +88,7 @@ def main() -> int:
         float32=options.run.float32,
     )
     recorded = {"settings": asdict(settings)} | float32
-    told = Method("KernelGANFKP", method.model, estimator, recorded, files, method.seed)
+    told = Method("KernelGANFKP", method.model, estimator, recorded, files, method.seed, batch=options.batch)
     told = with_field(told, options, device, method.path_predictor)
     return run_batch(options, with_nonblind(told, options, device) if options.SR else told)
 

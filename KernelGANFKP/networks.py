@@ -1,4 +1,8 @@
-"""Critic of KernelGAN-FKP; generator and discriminator of KernelGAN (Bell-Kligler et al., NeurIPS 2019)."""
+"""Critic of KernelGAN-FKP; generator and discriminator of KernelGAN (Bell-Kligler et al., NeurIPS 2019).
+
+Critics of several pictures are one network of as many groups, whose channels are those of the first picture, then
+those of the second and so on. Batch norm is then each picture's own, and a single picture is the case of one group.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -19,35 +23,37 @@ class Critic(nn.Module):
     torch.Size([2, 1, 17, 17])
 
     Args:
-        generator: draws the weights: N(0, 0.02), those of the batch norms N(1, 0.02); the last bias as PyTorch does.
-        channels: of the hidden layers.
+        generators: one for each picture, draws the weights: N(0, 0.02), those of the batch norms N(1, 0.02); the last
+            bias as PyTorch does.
+        channels: of the hidden layers, for each picture.
         dtype: what the layers compute in: float32, bfloat16 (parameters are float32), or after ``.double()`` float64.
     """
 
     slope = 0.2
     """Of LeakyReLU."""
 
-    def __init__(self, generator: torch.Generator, channels: int = 32, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, *generators: torch.Generator, channels: int = 32, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.dtype = dtype
-        inputs = (3, channels, channels, channels)
-        self.hidden = nn.ModuleList(nn.Conv2d(count, channels, 3, bias=False) for count in inputs)
+        self.dtype, self.pictures = dtype, len(generators)
+        inputs, width, groups = (3, channels, channels, channels), channels * self.pictures, self.pictures
+        self.hidden = nn.ModuleList(nn.Conv2d(n * groups, width, 3, bias=False, groups=groups) for n in inputs)
         # Only their parameters are used.
-        self.norms = nn.ModuleList(nn.BatchNorm2d(channels, EPSILON, track_running_stats=False) for _ in inputs)
-        self.last = nn.Conv2d(channels, 1, 3)
-        draw_parameters(self.last, generator)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width, EPSILON, track_running_stats=False) for _ in inputs)
+        self.last = nn.Conv2d(width, groups, 3, groups=groups)
+        draw_parameters(self.last, *generators)
         for module in (*self.hidden, *self.norms, self.last):
             mean = 0.0 if isinstance(module, nn.Conv2d) else 1.0
-            nn.init.normal_(module.weight, mean, 0.02, generator=generator)
+            for part, generator in zip(module.weight.detach().chunk(groups), generators, strict=True):
+                nn.init.normal_(part, mean, 0.02, generator=generator)
 
     def forward(self, patches: Tensor) -> Tensor:
-        """N×3×p×p in [0, 1] → N×1×(p − 10)×(p − 10)."""
+        """N×(P·3)×p×p in [0, 1] → N×P×(p − 10)×(p − 10), for P pictures."""
         x = (2 * patches - 1).to(self.dtype, memory_format=torch.channels_last)
         for hidden, norm in zip(self.hidden, self.norms, strict=True):
-            x = convolution(x, hidden.weight.to(self.dtype))  # type: ignore[arg-type]
+            x = convolution(x, hidden.weight.to(self.dtype), groups=self.pictures)  # type: ignore[arg-type]
             x = batch_norm_leaky_relu(x, norm.weight, norm.bias, self.slope)  # type: ignore[arg-type]
         weight, bias = (parameter.to(self.dtype) for parameter in self.last.parameters())
-        return convolution(x, weight, bias).to(patches.dtype)
+        return convolution(x, weight, bias, self.pictures).to(patches.dtype)
 
 
 class LinearGenerator(nn.Module):

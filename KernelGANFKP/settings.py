@@ -39,7 +39,7 @@ class GANSettings:
     """Critic steps per iteration (release: 3)."""
     latent_steps: int = 3
     """Latent steps per iteration, along one gradient (release: 3)."""
-    batch: int = 64
+    crops_per_step: int = 64
     """Crops per step (release: 64; for KernelGAN the preset takes 1)."""
     crop: int = 64
     """Side in LR pixels of the crops that are downsampled; smaller images get smaller ones (paper: 64)."""
@@ -63,7 +63,7 @@ class GANSettings:
     10; with --real 0)."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "critic_steps", "latent_steps", "batch", "critic_rate", "kernel_rate")
+        require_positive(self, "critic_steps", "latent_steps", "crops_per_step", "critic_rate", "kernel_rate")
         require_between(self, 32, 256, "crop")
         require_between(self, 0, 1000, "shave")
         require_between(self, 0, 1e9, "proximal_weight", "penalty")
@@ -88,7 +88,7 @@ def preset(name: Preset, model: GANModel, scale_factor: int) -> GANSettings:
         raise ValueError("--preset prediction: KernelGAN has no predicted start; use --model KernelGANFKP")
     if model == "KernelGAN":
         # One crop a step, as we understand KernelGAN's own release.
-        return GANSettings(iterations=3000, batch=1, critic_rate=2e-4, kernel_rate=2e-4)
+        return GANSettings(iterations=3000, crops_per_step=1, critic_rate=2e-4, kernel_rate=2e-4)
     if name == "paper":
         return GANSettings(iterations=1000 if scale_factor == 2 else 4000)
     # Chosen on photographs of BSDS500. Left alone the critic leads the kernel away from the true one, since an
@@ -97,7 +97,7 @@ def preset(name: Preset, model: GANModel, scale_factor: int) -> GANSettings:
         iterations=0 if name == "prediction" else 300,
         critic_steps=1,
         latent_steps=1,
-        batch=16,
+        crops_per_step=16,
         kernel_rate=1e-3,
         stop_when_converged=True,
         frozen_iterations=50,

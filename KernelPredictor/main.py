@@ -8,6 +8,7 @@ import tyro
 
 from blindsr.command import parse, run
 from blindsr.devices import DeviceName, pick_device
+from blindsr.files import probe_folder
 from blindsr.paths import runs_folder
 from blindsr.training.loop import training_device
 from blindsr.training.photographs import hold_out, read_photographs
@@ -29,7 +30,7 @@ class Options:
     """Train on all photographs but the last --held-out."""
     evaluate: bool = False
     """Print the mean error of the log-covariance on crops of the last --held-out photographs, by scale factor."""
-    output_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], help_behavior_hint="")] = None
+    output_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = None
     """Where kernel_predictor.pth (the averaged weights; with --photographs kernel_predictor_photo.pth), best.pth,
     last.pt and training.png (the log) go; without it, runs/predictor."""
     restore_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -45,6 +46,7 @@ class Options:
 def run_training(options: Options) -> int:
     settings, folder = options.training, options.output_dir or runs_folder() / "predictor"
     images = read_photographs(options.images, SMALLEST_SIDE)
+    probe_folder(folder)
     with (
         training_device(options.device) as device,
         training_bar(settings.steps, "error of the log-covariance", lambda score: f"{-score:.3f}") as (

@@ -17,6 +17,7 @@ from blindsr.batch.options import BatchOptions
 from blindsr.command import parse, run
 from blindsr.devices import pick_device
 from blindsr.estimation import Estimate, OnStep
+from blindsr.files import probe_folder
 from blindsr.paths import runs_folder
 from blindsr.training.loop import training_device
 from blindsr.training.photographs import read_photographs
@@ -29,23 +30,22 @@ from NonblindSR.weights import choose_nonblind
 
 
 @dataclass(frozen=True)
-class TrainingOptions:
-    """With --train."""
+class TrainingFiles:
+    """What --train reads."""
 
-    images: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    images: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder of photographs to train on, with its subfolders."""
-    restore_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    restore_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """A last.pt of the same settings to resume from."""
-    start_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    start_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Weights to start a further stage of training from, with a schedule of its own."""
-    training: USRNetSettings = field(default_factory=USRNetSettings)
 
 
 @dataclass(frozen=True)
 class Options(BatchOptions):
     """What ``python main.py`` takes."""
 
-    kernel: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    kernel: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Super-resolve the pictures of -i with this kernel: .mat or .npy."""
     train: bool = False
     """Train on the photographs in --images; -o (without it, runs/usrnet) gets usrnet_tiny.pth (the averaged weights;
@@ -57,24 +57,25 @@ class Options(BatchOptions):
     kernel_convention: KernelConvention = "auto"
     """Where the centre of --kernel lies: as fkp (published) or kernelgan (aligned, as cameras and resizers need it);
     auto goes by what the file says, or else by its centre of mass."""
-    kernel_variable: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
+    kernel_variable: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Which variable of the MATLAB file in --kernel is the kernel, where it holds several."""
-    learning: TrainingOptions = field(default_factory=TrainingOptions)
+    read: Annotated[TrainingFiles, tyro.conf.arg(name="training file")] = field(default_factory=TrainingFiles)
+    training: USRNetSettings = field(default_factory=USRNetSettings)
 
 
 def run_training(options: Options) -> int:
-    learning = options.learning
-    if learning.images is None:
+    given, settings = options.read, options.training
+    if given.images is None:
         raise ValueError("--train needs --images DIR, a folder of photographs")
-    settings = learning.training
     folder = options.output_dir or runs_folder() / "usrnet"
-    images = read_photographs(learning.images, settings.patch)
+    images = read_photographs(given.images, settings.patch)
+    probe_folder(folder)
     with (
         training_device(options.run.device) as device,
         training_bar(settings.steps, "PSNR (dB)", lambda score: f"{score:.2f}") as (report, on_step, on_validation),
     ):
-        report(f"{len(images)} pictures from {learning.images}")
-        resume, start = learning.restore_file, learning.start_file
+        report(f"{len(images)} pictures from {given.images}")
+        resume, start = given.restore_file, given.start_file
         train(images, settings, folder, device, resume, start, on_step, on_validation)
         report(f"weights: {folder / weights_name(settings)}")
     return 0
@@ -94,11 +95,11 @@ def run_evaluation(options: Options) -> int:
             print(f"error: {score}", file=sys.stderr)
         else:
             scores.append(score)
-            print(f"{name:>20}  {score[0]:.2f} dB  {score[1]:.4f}")
+            print(f"{name:>20}  PSNR {score[0]:.2f} dB  SSIM {score[1]:.4f}")
     if scores:
         mean_psnr, mean_ssim = (sum(values) / len(scores) for values in zip(*scores, strict=True))
-        print(f"{'mean':>20}  {mean_psnr:.2f} dB  {mean_ssim:.4f}")
-    return 0 if len(scores) == len(items) else 2
+        print(f"{f'mean of {len(scores)}':>20}  PSNR {mean_psnr:.2f} dB  SSIM {mean_ssim:.4f}")
+    return 0 if len(scores) == len(items) else 1
 
 
 def run_kernel(options: Options, path: Path) -> int:

@@ -146,7 +146,8 @@ def training_steps(device: torch.device, quick: bool) -> Found:
     predicts = KernelPredictor.from_pretrained().train().requires_grad_()
     image_prior = ImagePrior(16, 3, pictures=4)
     draw_parameters(image_prior, *[torch.Generator().manual_seed(seed) for seed in range(4)])
-    real, fake = torch.rand(2, 8, 3, 27, 27, generator=draws)
+    real, fake = torch.rand(2, 8, 9, 27, 27, generator=draws)
+    shares = torch.rand(3, generator=draws)
     target = torch.randn(4, 3, generator=draws)
     losses: dict[str, tuple[nn.Module, Callable[[Any, torch.device], Tensor]]] = {
         "prior": (flow, lambda net, at: -net.log_prob(kernels.to(at)).mean()),
@@ -156,7 +157,10 @@ def training_steps(device: torch.device, quick: bool) -> Found:
             lambda net, at: F.l1_loss(net(lr.to(at), kernels.to(at), 2, torch.zeros(4, device=at)), hr.to(at)),
         ),
         "image prior": (image_prior, lambda net, at: (net(hr.to(at) / 10) - hr.to(at)).square().mean()),
-        "critic": (Critic(draws), lambda net, at: wasserstein_loss(net, real.to(at), fake.to(at), 0.3, 0.1)[0]),
+        "critics": (
+            Critic(draws, draws, draws),
+            lambda net, at: wasserstein_loss(net, real.to(at), fake.to(at), shares.to(at), 0.1)[0].sum(),
+        ),
     }
     with float32():
         differences = {
@@ -214,6 +218,7 @@ CHECKS: dict[str, Check] = {
     "channels last": channels_last,
     "graphs": search.graphs,
     "together": search.together,
+    "critics together": search.critics_together,
     "DIP-FKP prediction": search.dip_check("prediction"),
     "DIP-FKP search": search.dip_check("search"),
     "DIP-FKP paper": search.dip_check("paper"),

@@ -12,7 +12,7 @@ from torch import Tensor
 import blindsr.graphs
 import DIPFKP.estimator as dip
 import KernelGANFKP.estimator as gan
-from blindsr.estimation import Estimate, Estimator, Preset
+from blindsr.estimation import BatchEstimator, Estimate, Estimator, Preset
 from blindsr.images import read_image, to_uint8
 from blindsr.kernel_files import read_kernel
 from blindsr.metrics import kernel_psnr, psnr_ssim_y
@@ -25,6 +25,7 @@ __all__ = [
     "CPU",
     "Check",
     "Found",
+    "critics_together",
     "dip_check",
     "failed_capture",
     "float32",
@@ -109,17 +110,26 @@ def gan_check(name: Preset, model: gan.GANModel = "KernelGANFKP") -> Check:
         settings = gan.preset(name, model, 2)
         if settings.iterations:
             settings = replace(settings, iterations=8 if quick else 30, frozen_iterations=0, shave=0)
-            settings = replace(settings, batch=min(settings.batch, 4 if quick else 16))
+            settings = replace(settings, crops_per_step=min(settings.crops_per_step, 4 if quick else 16))
         make = partial(gan.pretrained_estimator, 2, settings=settings, model=model, float32=True)
         return _compared(make, "KernelGANFKP", device, quick)
 
     return check
 
 
-def _search_losses(device: torch.device, settings: dip.DIPSettings, pictures: int) -> list[list[float]]:
-    estimator = dip.pretrained_estimator(4, device, settings)
+def _searched(device: torch.device, settings: dip.DIPSettings | gan.GANSettings, pictures: int) -> list[Estimate]:
+    estimator: BatchEstimator
+    if isinstance(settings, dip.DIPSettings):
+        estimator = dip.pretrained_estimator(4, device, settings)
+    else:
+        estimator = gan.pretrained_estimator(4, device, settings, float32=True)
     lrs = [shipped_example(4)[0].to(device).roll(10 * n, dims=3) for n in range(pictures)]
-    return [each.losses for each in estimator.batch(lrs, 4, seeds=list(range(pictures)))]
+    return estimator.batch(lrs, 4, seeds=list(range(pictures)))
+
+
+def _search_losses(device: torch.device, settings: dip.DIPSettings | gan.GANSettings, pictures: int) -> list[float]:
+    """Those of the first picture."""
+    return _searched(device, settings, pictures)[0].losses
 
 
 @contextmanager
@@ -144,10 +154,13 @@ def _apart(losses: list[float], plain: list[float]) -> Found:
 
 
 GRAPHED = replace(dip.preset("search"), iterations=48, ssim_iterations=24, frozen_iterations=24, channels=8)
+GRAPHED_CRITICS = replace(
+    gan.preset("search", "KernelGANFKP", 4), iterations=42, frozen_iterations=21, crops_per_step=2, crop=32
+)
 
 
 def graphs(device: torch.device, quick: bool) -> Found:
-    """A search captured as graphs, and a plain one."""
+    """Searches captured as graphs, and plain ones: of DIP-FKP, and of two pictures against their critics."""
     captured, capture = [], blindsr.graphs._capture
 
     def counting(step: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
@@ -155,13 +168,17 @@ def graphs(device: torch.device, quick: bool) -> Found:
         captured.append(made)
         return made
 
-    with float32():
-        with _graphs_by(counting):
-            replayed = _search_losses(device, GRAPHED, 1)[0]
-        with _graphs_by(None):
-            found = _apart(replayed, _search_losses(device, GRAPHED, 1)[0])
-    expected = 2 if device.type == "cuda" else 0
-    return {**found, "captured": len(captured), "ok": found["ok"] and len(captured) == expected}
+    found: Found = {}
+    for name, settings, pictures in (("", GRAPHED, 1), ("critics_", GRAPHED_CRITICS, 2)):
+        with float32():
+            with _graphs_by(counting):
+                replayed = _search_losses(device, settings, pictures)
+            with _graphs_by(None):
+                plain = _search_losses(device, settings, pictures)
+        found |= {name + key: value for key, value in _apart(replayed, plain).items()}
+    # Of each two stages, and before them the search for the codes of the predicted kernels.
+    found["captured"], expected = len(captured), 6 if device.type == "cuda" else 0
+    return {**found, "ok": found["ok"] and found["critics_ok"] and len(captured) == expected}
 
 
 def failed_capture(device: torch.device, quick: bool) -> Found:
@@ -183,9 +200,9 @@ def _failed_capture(device: str) -> Found:
 
     with float32():
         with _graphs_by(failing):
-            losses = _search_losses(torch.device(device), GRAPHED, 1)[0]
+            losses = _search_losses(torch.device(device), GRAPHED, 1)
         with _graphs_by(None):
-            return _apart(losses, _search_losses(torch.device(device), GRAPHED, 1)[0])
+            return _apart(losses, _search_losses(torch.device(device), GRAPHED, 1))
 
 
 def together(device: torch.device, quick: bool) -> Found:
@@ -193,6 +210,17 @@ def together(device: torch.device, quick: bool) -> Found:
     settings = replace(dip.preset("search"), iterations=6, ssim_iterations=3, frozen_iterations=2, channels=8)
     with float32():
         batch = _search_losses(device, settings, 3)
-        alone = _search_losses(device, settings, 1)[0]
-    first, second = (abs(batch[0][n] - alone[n]) / alone[n] for n in range(2))
+        alone = _search_losses(device, settings, 1)
+    first, second = (abs(batch[n] - alone[n]) / alone[n] for n in range(2))
     return {"first_loss": first, "second": second, "ok": first < 1e-3 and second < 1e-2}
+
+
+def critics_together(device: torch.device, quick: bool) -> Found:
+    """The same against critics: first losses, and the kernels where the search ends."""
+    settings = gan.preset("search", "KernelGANFKP", 4)
+    settings = replace(settings, iterations=8 if quick else 60, frozen_iterations=2, crops_per_step=4, crop=32)
+    with float32():
+        batch, alone = (_searched(device, settings, pictures)[0] for pictures in (3, 1))
+    first, second = (abs(batch.losses[n] - alone.losses[n]) / abs(alone.losses[n]) for n in range(2))
+    kernels = kernel_psnr(batch.kernel, alone.kernel)
+    return {"first_loss": first, "second": second, "kernel_psnr": kernels, "ok": first < 1e-2 and kernels > 50}

@@ -17,7 +17,7 @@ import DIPFKP.fit
 import KernelGANFKP.estimator as gan
 from blindsr.degradation import centre_crop, degrade, modcrop, quantize
 from blindsr.devices import gains_from_bfloat16
-from blindsr.estimation import Estimate, SearchLog
+from blindsr.estimation import BatchEstimator, Estimate, SearchLog
 from blindsr.images import read_image
 from blindsr.kernels import random_kernels
 from blindsr.metrics import kernel_psnr
@@ -138,7 +138,7 @@ def pictures_per_hour(session: Session) -> None:
             settings = dip.preset(name)  # type: ignore[arg-type]
             if settings.iterations and quick:
                 settings = replace(settings, iterations=4, ssim_iterations=2, frozen_iterations=1, channels=8)
-            estimator = dip.pretrained_estimator(scale_factor, device, settings)
+            estimator: BatchEstimator = dip.pretrained_estimator(scale_factor, device, settings)
             if device.type != "cpu" or name != "paper" or quick:
                 for way, taken in ((ONE, one), ("as one", many)):
                     run = partial(_estimated, estimator, taken, scale_factor, way)
@@ -146,10 +146,11 @@ def pictures_per_hour(session: Session) -> None:
                         _timed(session, f"DIP-FKP {name}", (scale_factor, way), run, examples)
         gan_settings = gan.preset("search", "KernelGANFKP", scale_factor)
         if quick:
-            gan_settings = replace(gan_settings, iterations=2, frozen_iterations=0, batch=2)
-        estimate = gan.pretrained_estimator(scale_factor, device, gan_settings)
-        run = partial(_estimated, estimate, lrs[: 1 if quick else 3], scale_factor, ONE)
-        _timed(session, "KernelGAN-FKP search", (scale_factor, ONE), run, examples)
+            gan_settings = replace(gan_settings, iterations=2, frozen_iterations=0, crops_per_step=2)
+        estimator = gan.pretrained_estimator(scale_factor, device, gan_settings)
+        for way, taken in ((ONE, lrs[: 1 if quick else 3]), ("as one", lrs)):
+            run = partial(_estimated, estimator, taken, scale_factor, way)
+            _timed(session, "KernelGAN-FKP search", (scale_factor, way), run, examples)
 
 
 @cache

@@ -28,7 +28,7 @@ from blindsr.paths import data_folder
 REPOSITORY = Path(__file__).resolve().parent.parent
 ARGUMENTS = {
     "DIPFKP": ["--iterations", "60", "--ssim-iterations", "20", "--frozen-iterations", "10"],
-    "KernelGANFKP": ["--iterations", "20", "--frozen-iterations", "5", "--batch", "8"],
+    "KernelGANFKP": ["--iterations", "20", "--frozen-iterations", "5", "--crops-per-step", "8"],
 }
 
 

@@ -60,7 +60,7 @@ class Options:
     """Also with the true field."""
     sigma: float = 0.0
     """Standard deviation of noise, in grey levels."""
-    show: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    show: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder that gets the pictures, to be looked at."""
     results: Path = RESULTS
     """Folder of the records."""

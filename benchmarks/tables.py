@@ -659,6 +659,8 @@ def filled(text: str, results: Path) -> str:
 
 def main() -> int:
     options = parse(Options, __doc__ or "")
+    if not any(options.results.glob("*.jsonl")):
+        raise ValueError(f"--results {options.results}: holds no records; every table would be emptied")
     for path in documents():
         text = path.read_text()
         if (new := filled(text, options.results)) != text:

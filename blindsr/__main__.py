@@ -18,11 +18,13 @@ from blindsr.estimation import Preset
 class Options:
     """What ``blindsr`` takes."""
 
-    photographs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(help_behavior_hint="")] = ()
+    photographs: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="PATH ...", help_behavior_hint="")
+    ] = ()
     """Pictures, folders of pictures, 'photos/*.jpg'."""
     sf: Literal[1, 2, 3, 4, 8] = 2
     """Scale factor; 1 deblurs at the picture's own size."""
-    output_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR", help_behavior_hint="")] = None
+    output_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = None
     """Where results go; without it, log_DIPFKP/<name>_DIPFKP_lr_x<sf> below the current folder, in a checkout below
     its data/."""
     preset: Preset = "search"

@@ -5,8 +5,10 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import PIL.Image
 import torch
 import torch.nn.functional as F
+from PIL import ImageOps
 from torch import Tensor
 
 from blindsr.devices import DeviceName, pick_device
@@ -17,7 +19,7 @@ from blindsr.restoration import Padding, enlarge, restore
 
 __all__ = ["super_resolve"]
 
-Image = TypeVar("Image", Tensor, npt.NDArray[Any])
+Image = TypeVar("Image", Tensor, npt.NDArray[Any], PIL.Image.Image)
 
 
 def super_resolve(
@@ -43,7 +45,8 @@ def super_resolve(
 
     Args:
         image: an array h×w or h×w×C (uint8, uint16, or floating in [0, 1]) or a floating tensor C×h×w or 1×C×h×w
-            in [0, 1]; C is 1 (grey) or 3 (RGB), one more with alpha, which is resized.
+            in [0, 1]; C is 1 (grey) or 3 (RGB), one more with alpha, which is resized. Or a Pillow image, which is
+            turned upright as its EXIF data says.
         scale_factor: s, one of 2, 3, 4, 8; 1 deblurs the image at its own size.
         kernel: k×k or 1×1×k×k where it is known, applied by cross-correlation; nothing is estimated then. Where its
             centre lies is seen (:func:`blindsr.kernels.locate`).
@@ -69,9 +72,10 @@ def super_resolve(
     """
     # This and _default_estimator are the only arrow from here to the subprojects; inside the calls, so that importing
     # blindsr loads none of them.
-    from NonblindSR.weights import choose_nonblind
+    from NonblindSR.weights import LARGEST_SIGMA, choose_nonblind, shipped_weights
 
     _require_arguments(scale_factor, seed)
+    _require_sigma(sigma, LARGEST_SIGMA[shipped_weights(not prepared, scale_factor).name])
     if local and (prepared or periodic or kernel is not None):
         raise ValueError("local: prepared data, textures that tile and known kernels have one kernel; leave it out")
     scale_factor = int(scale_factor)
@@ -134,10 +138,34 @@ def _require_arguments(scale_factor: int, seed: int) -> None:
         raise ValueError(f"seed {seed!r}: must be a whole number between 0 and 2^63 − 1")
 
 
-def _to_planes(image: Tensor | npt.NDArray[Any]) -> Tensor:
+def _require_sigma(sigma: object, largest: float) -> None:
+    """Raise ValueError unless it is a noise level of at most ``largest`` grey levels of 255, or "auto"."""
+    if not (sigma == "auto" or (isinstance(sigma, float | int | np.number) and 0 <= 255 * sigma <= largest)):
+        shown = f"{sigma:.4g}" if isinstance(sigma, float) else repr(sigma)
+        raise ValueError(
+            f"sigma {shown}: must be 'auto', or relative to the image's range, from 0 to {largest:g} / 255; "
+            "a noise level of 10 grey levels is 10 / 255"
+        )
+
+
+def _pixels(image: PIL.Image.Image) -> npt.NDArray[Any]:
+    """h×w or h×w×C, upright."""
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in ("1", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV"):
+        colours = "L" if upright.mode == "1" else "RGB"
+        upright = upright.convert(colours + "A" if upright.has_transparency_data else colours)
+    return np.asarray(upright)
+
+
+def _to_planes(image: object) -> Tensor:
     """C×h×w float32 in [0, 1] with 1 to 4 channels."""
+    if isinstance(image, PIL.Image.Image):
+        image = _pixels(image)
     if not isinstance(image, Tensor | np.ndarray):
-        raise ValueError(f"an image of type {type(image).__name__}: pass an array or a tensor")
+        raise ValueError(
+            f"an image of type {type(image).__name__}: pass an array, a tensor or a Pillow image, as PIL.Image.open "
+            "reads it from a file"
+        )
     if isinstance(image, Tensor):
         planes = image[0] if image.ndim == 4 and len(image) == 1 else image
         known = planes.is_floating_point()
@@ -148,15 +176,35 @@ def _to_planes(image: Tensor | npt.NDArray[Any]) -> Tensor:
     if not known or planes.ndim != 3 or len(planes) not in (1, 2, 3, 4) or planes.numel() == 0:
         raise ValueError(
             f"an image of shape {tuple(image.shape)} and type {image.dtype}: pass an array h×w or h×w×C (uint8, "
-            "uint16 or floating) or a floating tensor C×h×w or 1×C×h×w, where C is 1 to 4"
+            f"uint16 or floating) or a floating tensor C×h×w or 1×C×h×w, where C is 1 to 4{_way_out(image)}"
         )
-    if not (planes.min() >= 0 and planes.max() <= 1):
-        raise ValueError("a floating image must hold values between 0 and 1")
+    low, high = float(planes.min()), float(planes.max())
+    if not (low >= 0 and high <= 1):
+        raise ValueError(
+            f"a floating image must hold values between 0 and 1, not {low:g} to {high:g}; divide it by its range, "
+            "which is 255 for 8 bits"
+        )
     return planes.detach().float()
+
+
+def _way_out(image: Tensor | npt.NDArray[Any]) -> str:
+    """What makes an image that is not taken one that is, where that can be told."""
+    channels = (1, 2, 3, 4)
+    if image.ndim == 4:
+        return "; one image at a time: image[0]"
+    if isinstance(image, Tensor):
+        if image.ndim == 3 and len(image) not in channels and image.shape[2] in channels:
+            return "; channels come first in a tensor: image.permute(2, 0, 1)"
+        return "" if image.is_floating_point() else "; make it floating: image / 255"
+    if image.ndim == 3 and len(image) in channels and image.shape[2] not in channels:
+        return "; channels come last in an array: np.moveaxis(image, 0, -1)"
+    return "; make 8 bits of it: image.astype(np.uint8)" if image.dtype.kind == "i" else ""
 
 
 def _like(sr: Tensor, image: Image) -> Image:
     """``sr``, C×H×W in [0, 1], as the kind of thing that ``image`` is."""
+    if isinstance(image, PIL.Image.Image):
+        return PIL.Image.fromarray(_like(sr, _pixels(image)))
     if isinstance(image, Tensor):
         return (sr if image.ndim == 3 else sr[None]).to(image)
     array = sr.movedim(0, -1).cpu().numpy()

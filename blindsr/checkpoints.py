@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from blindsr.checks import as_typed
 from blindsr.files import atomic_write
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
 
 # What trainings elsewhere put weights under.
 _WRAPPERS = ("params", "params_ema", "state_dict", "model_state")
+_NOT_TYPED = ("pictures", "processes")  # what a training's identity holds beside options
 _PARALLEL = "module."  # what torch.nn.DataParallel puts before every name
 
 
@@ -112,10 +114,13 @@ def check_resumable(
         raise ValueError(f"{path}: nothing to resume from; name the last checkpoint of a training")
     made_with = {**(defaults or {}), **made_with}
     for key in sorted(settings.keys() | made_with.keys()):
-        if settings.get(key) != made_with.get(key):
+        then, now = made_with.get(key), settings.get(key)
+        if then != now:
+            option = {"scale_factor": "sf"}.get(key, key)
+            shown = [f"{key} {value}" if key in _NOT_TYPED else as_typed(option, value) for value in (then, now)]
             raise ValueError(
-                f"{path}: was made with other settings ({key} {made_with.get(key)}, now {settings.get(key)}); "
-                "repeat them, or start afresh"
+                f"{path}: was made with other settings ({', now '.join(shown)}); "
+                "repeat them, or start afresh without --restore-file"
             )
 
 

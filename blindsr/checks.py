@@ -6,6 +6,7 @@ from typing import Protocol
 from blindsr.kernels import SCALE_FACTORS
 
 __all__ = [
+    "as_typed",
     "require_between",
     "require_choice",
     "require_iterations_beyond_frozen",
@@ -17,6 +18,15 @@ __all__ = [
 
 def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+def as_typed(name: str, value: object) -> str:
+    """A setting as the command line takes it: ``--sigma 15``, ``--local``, ``--no-resume``; None is ``no --x``."""
+    if value is None:
+        return f"no {_option(name)}"
+    if isinstance(value, bool):
+        return _option(name if value else f"no_{name}")
+    return f"{_option(name)} {' '.join(map(str, value)) if isinstance(value, list | tuple) else value}"
 
 
 def require_positive(settings: object, *names: str) -> None:
@@ -71,5 +81,4 @@ def require_unchanged(settings: object, given: object, names: Sequence[str], rea
     for name in names:
         value = getattr(settings, name)
         if value != getattr(given, name):
-            option = _option(name if value is not False else f"no_{name}")
-            raise ValueError(f"{option if isinstance(value, bool) else f'{option} {value}'}: {reason}")
+            raise ValueError(f"{as_typed(name, value)}: {reason}")

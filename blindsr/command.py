@@ -1,17 +1,15 @@
 """What every command shares: from a dataclass to options, one-line errors, exit statuses, progress, interruption."""
 
-import ast
-import inspect
 import io
 import logging
 import os
 import signal
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import field, fields, is_dataclass, make_dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Any, TextIO, TypeVar, get_type_hints
 
 import tyro
@@ -19,12 +17,14 @@ from tqdm import tqdm
 
 from blindsr.devices import keep_freed_memory
 from blindsr.interruption import interrupt, was_interrupted
+from blindsr.parsing import REGISTRY, field_docstrings, filled
 
 __all__ = ["Bar", "given", "overridden", "overrides", "parse", "run"]
 
 Options = TypeVar("Options")
 Settings = TypeVar("Settings")
 
+STATUSES = "Exit status: 0 done, 2 wrong input or a picture that failed, 130 interrupted."
 LOG_INTERVAL = 30
 """Seconds between lines of progress where these go to a file instead of a terminal."""
 
@@ -44,7 +44,24 @@ def parse(options: type[Options], description: str, program: str | None = None) 
         if not argument or (argument.startswith("-") and argument.endswith("=")):
             raise ValueError(f"{argument.rstrip('=') or before}: what follows it is empty; is a variable unset?")
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
-    return tyro.cli(options, prog=program, description=description, config=config)
+    description = filled(f"{description.rstrip()}\n\n{STATUSES}")
+    try:
+        return tyro.cli(options, prog=program, description=description, config=config, registry=REGISTRY)
+    except SystemExit as ended:
+        if ended.code and (hint := _misplaced_pictures({*get_type_hints(options)})):
+            print(hint, file=sys.stderr)
+        raise
+
+
+def _misplaced_pictures(options: set[str]) -> str | None:
+    """Where pictures go, where a command with these options was given some elsewhere."""
+    before_pictures = any(argument in ("-i", "--input", "--input-dir") for argument in sys.argv)
+    if "photographs" in options and before_pictures:
+        return "pictures take no -i here: blindsr photo.jpg"
+    if "input_dir" in options and not before_pictures:
+        named = next((each for each in sys.argv[1:] if not each.startswith("-") and Path(each).is_file()), None)
+        return f"pictures go behind -i: -i {named}" if named else None
+    return None
 
 
 def overrides(presets: Mapping[Any, object], about: str) -> Any:
@@ -57,10 +74,10 @@ def overrides(presets: Mapping[Any, object], about: str) -> Any:
     Returns:
         A dataclass whose fields are those of the settings, each None where it was not given.
     """
-    settings = type(next(iter(presets.values())))
-    documentation, hints = _field_docstrings(settings), get_type_hints(settings)
+    settings: Any = type(next(iter(presets.values())))
+    documentation, hints = field_docstrings(settings), get_type_hints(settings)
     made = []
-    for each in fields(settings):  # type: ignore[arg-type]
+    for each in fields(settings):
         values = {name: getattr(preset, each.name) for name, preset in presets.items()}
         same = len(set(values.values())) == 1
         shown = (
@@ -96,18 +113,6 @@ def given(options: Any) -> dict[str, str]:
     return found
 
 
-def _field_docstrings(settings: type) -> dict[str, str]:
-    """The string below each field of a dataclass."""
-    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(settings))).body
-    assert isinstance(definition, ast.ClassDef)
-    found = {}
-    for statement, following in pairwise(definition.body):
-        match statement, following:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                found[name] = " ".join(text.split())
-    return found
-
-
 def run(main: Callable[[], int]) -> None:
     """Run ``main`` and exit with its status; what the user can mend is one line and status 2."""
     _print_whatever_happens()
@@ -123,7 +128,10 @@ def run(main: Callable[[], int]) -> None:
             print("\ninterrupted; what was finished until then is kept", file=sys.stderr)
             status = 130
         elif isinstance(error, ValueError | OSError):
-            print(f"error: {error}", file=sys.stderr)
+            told = str(error)
+            if isinstance(error, OSError) and error.filename and error.strerror:
+                told = f"{error.filename}: {error.strerror}"  # Python would begin with the number
+            print(f"error: {told}", file=sys.stderr)
             status = 2
         else:
             raise

@@ -18,10 +18,14 @@ __all__ = [
     "pick_device",
     "preferred_memory_format",
     "release_memory",
+    "searches_at_once",
     "share_memory",
 ]
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+
+MOST_AT_ONCE = 32
+"""Most images to search as one, far more than fill a GPU."""
 
 _sharers = 1
 """Processes that share this machine's memory, this one included."""
@@ -55,6 +59,14 @@ def free_memory(device: torch.device) -> int | None:
         return None
     bounds = [*_machine_memory(), *_container_memory(), *_process_memory()]
     return (max(0, min(bounds)) + _kept_memory()) // _sharers if bounds else None
+
+
+def searches_at_once(device: torch.device, needed: int) -> int:
+    """How many searches, of so many bytes each, to run as one: what a GPU's memory holds, elsewhere 1."""
+    free = free_memory(device)
+    if device.type != "cuda" or free is None:
+        return 1
+    return max(1, min(MOST_AT_ONCE, int(0.8 * free) // needed))
 
 
 def share_memory(processes: int) -> None:

@@ -208,6 +208,17 @@ def is_resumable(estimator: Estimator | ResumableEstimator) -> TypeGuard[Resumab
 class BatchEstimator(ResumableEstimator, Protocol):
     """A :class:`ResumableEstimator` that can search several images as one, which a GPU needs to be busy."""
 
+    def __call__(
+        self,
+        lr: Tensor,
+        scale_factor: int,
+        *,
+        seed: int = 0,
+        on_step: OnStep | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> Estimate:
+        return self.batch([lr], scale_factor, seeds=[seed], on_step=on_step, checkpoint=checkpoint)[0]
+
     def batch(
         self,
         lrs: Sequence[Tensor],
@@ -275,6 +286,7 @@ class SearchLog:
         self._losses: list[list[list[float]]] = earlier.get("losses", [])
         self._kernels: list[tuple[int, Tensor]] = earlier.get("kernels", [])
         self._began = time.perf_counter() - earlier.get("seconds", 0.0)
+        self._ends: Sequence[int] | None = None
         self.done = len(self._losses)
 
     @property
@@ -326,16 +338,17 @@ class SearchLog:
         if (last or self.done % interval == 0) and not (self._kernels and self._kernels[-1][0] == self.done):
             self._kernels.append((self.done, kernel.detach().clone()))
 
-    def cut(self, done: int) -> None:
-        """Forget the iterations after the first ``done``, and the kernels after them."""
-        self.fetch()
-        self.done = done
-        del self._losses[done:]
-        self._kernels = [(after, kernel) for after, kernel in self._kernels if after <= done]
+    def end(self, kernels: Tensor, done: Sequence[int]) -> None:
+        """The search is over: what it found, N×1×k×k, each after so many iterations; later ones do not count."""
+        self.kernel(kernels, last=True)
+        self._ends = done
 
     def of(self, picture: int = 0) -> dict[str, Any]:
         """What :class:`Estimate` says of the search of one picture, by its names; errors as of :meth:`step`."""
         self.fetch()
-        curves = [[losses[picture] for losses in curve] for curve in zip(*self._losses, strict=True)] or [[]]
+        end = None if self._ends is None else self._ends[picture]
+        curves = [[losses[picture] for losses in curve] for curve in zip(*self._losses[:end], strict=True)] or [[]]
         path = [(done, kernel[picture : picture + 1].cpu()) for done, kernel in self._kernels]
+        if end is not None:
+            path = [*((done, kernel) for done, kernel in path if done < end), (end, path[-1][1])]
         return {"losses": curves[0], "critic_losses": curves[1] if len(curves) > 1 else [], "path": path}

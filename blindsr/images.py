@@ -16,7 +16,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from blindsr import cmyk
-from blindsr.carried import png_chunks, read_carried
+from blindsr.carried import read_carried
+from blindsr.decoding import decode, jpeg_quality
 from blindsr.encoding import QUALITY, SUFFIXES, Carried, OutputFormat, Pixels, encode
 from blindsr.files import atomic_write
 from blindsr.picture_names import HEIC, is_image_name, passed_over, reason_not_read
@@ -60,13 +61,7 @@ _FORMATS = (
     *(["HEIF"] if HEIC else []),
 )
 _LOSSY = ("JPEG", "MPO", "AVIF", "HEIF")
-# Of those, the ones that may hold 16 bits, of which Pillow keeps 8 where there are several channels.
-_DEEP_FORMATS = ("PNG", "TIFF", "PPM", "JPEG2000")
-_GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L")
-_COLOUR_MODES = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr")
 
-_STANDARD_TABLE_SUM = 3688
-"""Of JPEG's standard quantization table for brightness (ITU-T T.81, table K.1), which quality 50 takes as it is."""
 _GREY_ROUNDING = 2
 """Levels of 255 by which the channels of a grey picture may differ that was stored as a JPEG in colours."""
 
@@ -142,9 +137,9 @@ def read_picture(path: Path) -> Picture:
     data = path.read_bytes()
     with _opened(path, data) as image:
         frames = _frames(image)
-        pixels, grey = _decode(image, data)
+        pixels, grey = decode(image, data)
         carried, lost = read_carried(image, data, grey)
-        kind, jpeg_quality = image.format or "", _jpeg_quality(image)
+        kind, quality = image.format or "", jpeg_quality(image)
         converted = cmyk.conversion(image) if image.mode == "CMYK" else None
     if lost:
         log.warning("%s: its %s; the result has none", path, lost)
@@ -168,7 +163,7 @@ def read_picture(path: Path) -> Picture:
         alpha=alpha,
         kind=kind,
         frames=frames,
-        jpeg_quality=jpeg_quality,
+        jpeg_quality=quality,
         carried=carried,
     )
 
@@ -185,94 +180,6 @@ def _frames(image: Image.Image) -> int:
         return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     except Exception:  # what is behind the first one does not matter
         return 1
-
-
-def _jpeg_quality(image: Image.Image) -> int | None:
-    """The quality by which libjpeg scales the standard's quantization table for brightness to the file's."""
-    tables = getattr(image, "quantization", None)
-    if not tables or 0 not in tables:
-        return None
-    scale = 100 * sum(tables[0]) / _STANDARD_TABLE_SUM
-    return round(min(100.0, max(1.0, 5000 / scale if scale > 100 else 100 - scale / 2)))
-
-
-def _decode(image: Image.Image, data: bytes) -> tuple[Pixels, bool]:
-    """Upright pixels, H×W for grey or else H×W×(2, 3 or 4), and whether they are grey. Errors do not name the file.
-
-    Pillow decodes: it knows palettes, colour models and premultiplied alpha, and notices a file that breaks off,
-    where OpenCV gives something. Only what has 16 bits is then decoded again by OpenCV.
-    """
-    mode = image.mode
-    if mode == "CMYK" and image.format == "TIFF" and max(_tiff_bits(image)) > 8:
-        mode = "CMYK of 16 bits"
-    try:
-        orientation = image.getexif().get(0x0112, 1)
-    except Exception:  # what a camera wrote wrongly there does not spoil the picture
-        orientation = 1
-    if mode not in (*_GREY_MODES, *_COLOUR_MODES, "CMYK", "I"):
-        raise ValueError(f"{_numbers(image)} pixels are not supported; save it as grey or RGB, with 8 or 16 bits")
-    image.load()
-    if image.format == "TIFF":
-        orientation = 1  # both libraries turn the pixels of this format themselves
-    if mode == "CMYK":
-        return _upright(np.asarray(cmyk.to_srgb(image)), orientation), False
-    if image.format == "PNG":
-        png_chunks(data)
-    if image.format in _DEEP_FORMATS and not (image.format == "TIFF" and max(_tiff_bits(image)) <= 8):
-        try:
-            deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-        except cv2.error:
-            deep = None
-        if deep is not None and deep.dtype == np.uint16:
-            deep, grey = _deep_pixels(image, data, deep)
-            return _upright(deep, orientation), grey
-    if mode.startswith("I"):
-        raise ValueError(
-            f"its pixels are {_numbers(image)}, not 0 to 255 or 65535; scale them and save it with 16 bits"
-        )
-    grey = mode in _GREY_MODES
-    colours = "L" if grey else "RGB"
-    pixels = np.asarray(image.convert(colours + "A" if image.has_transparency_data else colours))
-    return _upright(pixels, orientation), grey
-
-
-def _tiff_bits(image: Image.Image) -> tuple[int, ...]:
-    return image.tag_v2.get(258) or (1,)  # type: ignore[attr-defined]
-
-
-def _numbers(image: Image.Image) -> str:
-    """What kind of numbers the pixels are, in words, for a file that cannot be read."""
-    kinds = {1: "unsigned", 2: "signed", 3: "floating-point"}
-    if image.format == "TIFF":
-        tags = image.tag_v2  # type: ignore[attr-defined]
-        bits, kind = _tiff_bits(image)[0], kinds.get((tags.get(339) or (1,))[0])
-        if kind in ("signed", "floating-point"):
-            return f"{bits}-bit {kind} numbers, as of an elevation model or a measurement"
-    return {"I": "32-bit numbers", "F": "floating-point numbers"}.get(image.mode, image.mode)
-
-
-def _upright(pixels: npt.NDArray, orientation: int) -> npt.NDArray:
-    """Turn pixels as the EXIF orientation, 1 to 8, says."""
-    turned = {2: (0, True), 3: (2, False), 4: (2, True), 5: (1, True), 6: (3, False), 7: (3, True), 8: (1, False)}
-    quarters, mirrored = turned.get(orientation, (0, False))
-    return np.rot90(pixels[:, ::-1] if mirrored else pixels, quarters)
-
-
-def _deep_pixels(image: Image.Image, data: bytes, pixels: npt.NDArray) -> tuple[Pixels, bool]:
-    """16-bit pixels as OpenCV decodes them, BGR(A), put in order; see :func:`_decode`."""
-    grey = pixels.ndim == 2
-    if image.format == "TIFF":
-        tags = image.tag_v2  # type: ignore[attr-defined]
-        separate, inverted, premultiplied = tags.get(284) == 2, tags.get(262) == 0, 1 in tags.get(338, ())
-        if separate or inverted or premultiplied:
-            raise ValueError("16-bit TIFF with separate planes, inverted or with premultiplied alpha; save it as PNG")
-    if image.format == "PNG":
-        grey = not data[25] & 2  # the header's colour type: OpenCV makes grey with alpha to colours with alpha
-    if image.has_transparency_data != (pixels.ndim == 3 and pixels.shape[2] == 4):
-        raise ValueError("transparency of a kind that is not supported in 16 bits; save it with an alpha channel")
-    if pixels.ndim == 2:
-        return pixels, grey
-    return pixels[:, :, [0, 3] if grey else [2, 1, 0, 3][: pixels.shape[2]]], grey
 
 
 def picture_size(path: Path) -> tuple[int, int]:
@@ -316,7 +223,7 @@ def read_pixels(path: Path) -> npt.NDArray[np.uint8]:
         raise FileNotFoundError(f"{path}: no such picture")
     data = path.read_bytes()
     with _opened(path, data) as image:
-        pixels, _ = _decode(image, data)
+        pixels, _ = decode(image, data)
     if pixels.dtype == np.uint16:
         pixels = (pixels >> 8).astype(np.uint8)
     pixels = pixels.reshape(*pixels.shape[:2], -1)

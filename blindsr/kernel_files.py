@@ -56,7 +56,8 @@ def read_kernel(path: Path, variable: str | None = None) -> Tensor:
         reason = " ".join(str(error).split()) or "a size in it is out of range"
         if "allow_pickle" in reason:  # NumPy's advice to load it all the same is not ours
             reason = "it holds Python objects, which could run code"
-        raise ValueError(f"{path}: not a {kind} that can be read ({reason})") from error
+        other = "" if path.suffix.lower() in (".mat", ".npy") else "; kernels are .mat or .npy files"
+        raise ValueError(f"{path}: not a {kind} that can be read ({reason}){other}") from error
     try:
         return as_kernel(pad_to_odd(values))
     except ValueError as error:

@@ -4,6 +4,8 @@ The method is plain least squares on the chart's pixels, min over k of ‖(x ⋆
 Here the chart is a picture of random discs and the photograph is simulated with noise.
 """
 
+import argparse
+
 import torch
 
 from blindsr.degradation import add_noise, degrade
@@ -25,6 +27,7 @@ def calibrate(chart: torch.Tensor, photo: torch.Tensor, scale_factor: int, steps
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter).parse_args()
     generator = torch.Generator().manual_seed(0)
     rows, cols = torch.meshgrid(torch.arange(96), torch.arange(96), indexing="ij")
     chart = torch.zeros(1, 3, 96, 96)

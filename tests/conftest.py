@@ -94,3 +94,11 @@ def evil_pickle(tmp_path: Path) -> Path:
     path = tmp_path / "evil.pt"
     path.write_bytes(pickle.dumps({"model_state": Payload()}, protocol=2))
     return path
+
+
+@pytest.fixture
+def double_precision():
+    """Everything in float64, so that a search does not amplify the rounding of what is compared."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)

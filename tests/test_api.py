@@ -1,13 +1,17 @@
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from matplotlib.figure import Figure
 
 from blindsr import super_resolve
+from blindsr.api import _to_planes
 from blindsr.degradation import degrade
 from blindsr.estimation import Estimate
 from blindsr.kernels import random_kernels
@@ -119,9 +123,40 @@ def test_other_images_are_refused(image):
         super_resolve(image, 2, kernel=torch.ones(3, 3))
 
 
+@pytest.mark.parametrize(
+    ("image", "way_out"),
+    [
+        (np.zeros((3, 8, 9), np.uint8), "np.moveaxis(image, 0, -1)"),
+        (np.zeros((1, 8, 9, 3)), "image[0]"),
+        (np.zeros((8, 9, 3), np.int64), "image.astype(np.uint8)"),
+        (torch.zeros(8, 9, 3), "image.permute(2, 0, 1)"),
+        (torch.zeros(3, 8, 9, dtype=torch.uint8), "image / 255"),
+    ],
+)
+def test_the_way_out_that_the_error_names_is_one(image, way_out):
+    with pytest.raises(ValueError, match=re.escape(way_out)):
+        _to_planes(image)
+    assert _to_planes(eval(way_out, {"np": np, "image": image})).shape == (3, 8, 9)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "CMYK", "1", "I;16"])
+def test_a_pillow_image_gives_one_back(blurred, mode):
+    pixels = (255 * blurred[0][0, :, :30, :20].permute(1, 2, 0).numpy()).astype(np.uint8)
+    image = PIL.Image.fromarray(pixels)
+    image = PIL.Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 257) if mode == "I;16" else image.convert(mode)
+    image.getexif()[0x0112] = 6  # turned by a quarter
+    sr, _ = super_resolve(image, 2, kernel=torch.ones(1, 1))
+    assert sr.size == (60, 40)
+    assert sr.mode == {"P": "RGB", "CMYK": "RGB", "1": "L"}.get(mode, mode)
+    if mode == "RGB":
+        array, _ = super_resolve(np.rot90(pixels, -1), 2, kernel=torch.ones(1, 1))
+        assert (np.asarray(sr) == array).all()
+
+
 def test_other_arguments_are_refused(blurred):
-    with pytest.raises(ValueError, match="sigma"):
-        super_resolve(blurred[0], 2, kernel=torch.ones(3, 3), sigma=10)
+    for sigma in (10, -0.1, 0.3, np.nan, "10", None):
+        with pytest.raises(ValueError, match=r"^sigma .* 0 to 50 / 255; .* is 10 / 255"):
+            super_resolve(blurred[0], 2, kernel=torch.ones(3, 3), sigma=sigma)
     for scale_factor in ("2", 5):
         with pytest.raises(ValueError, match="scale factor"):
             super_resolve(blurred[0], scale_factor, kernel=torch.ones(3, 3))
@@ -146,6 +181,16 @@ def test_the_prior_serves_another_method():
     )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split()[-2]) > 60
+
+
+@pytest.mark.parametrize("script", sorted((REPOSITORY / "examples").glob("*.py")), ids=lambda path: path.stem)
+def test_every_example_says_what_it_is_about(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert ended.value.code == 0
+    first_words = script.read_text().split('"""')[1].split()[:5]
+    assert " ".join(first_words) in " ".join(capsys.readouterr().out.split())
 
 
 def test_an_estimate_shows_itself():

@@ -22,6 +22,8 @@ from blindsr.kernel_files import read_kernel
 from blindsr.paths import data_folder
 from DIPFKP.estimator import DIPEstimator, DIPSettings
 from FKP import KernelPrior
+from KernelGANFKP.estimator import GANEstimator, GANSettings
+from KernelGANFKP.losses import wasserstein_loss
 
 CPU = torch.device("cpu")
 
@@ -132,6 +134,35 @@ def test_a_bad_picture_fails_alone(options, capsys):
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 3
     assert any("6.png: the search diverged" in line for line in errors)
+
+
+def test_a_search_that_diverges_leaves_those_beside_it_alone(tmp_path, monkeypatch, capsys):
+    def poisoned(critic, real, fake, shares, penalty):
+        loss, margin = wasserstein_loss(critic, real, fake, shares, penalty)
+        dark = real.unflatten(1, (-1, 3)).mean(dim=(0, 2, 3, 4)) < 0.05
+        return loss * torch.where(dark, torch.nan, 1.0), margin
+
+    photo = read_image(data_folder() / "datasets" / "Test" / "KernelGANFKP_lr_x2" / "chelsea.png")
+    (tmp_path / "in").mkdir()
+    for place, (height, width) in enumerate([(44, 44), (48, 44), (44, 60), (20, 20)]):
+        pixels = 255 * photo[0, [2, 1, 0], 40 : 40 + height, 20 * place : 20 * place + width]
+        pixels = pixels / 20 if place == 1 else pixels
+        cv2.imwrite(str(tmp_path / "in" / f"{place}.png"), pixels.permute(1, 2, 0).numpy().round())
+    settings = GANSettings(3, 1, 1, 2, crop=32, shave=0)
+    estimator = GANEstimator(settings, KernelPrior.from_pretrained(2), float32=True)
+    monkeypatch.setattr("KernelGANFKP.search.wasserstein_loss", poisoned)
+    options = BatchOptions(input_dir=((tmp_path / "in",),), run=RunOptions(device="cpu"))
+    found = []
+    for batch in (1, 4):
+        folder = tmp_path / f"out{batch}"
+        assert finish(dataclasses.replace(options, output_dir=folder), estimator, batch) == 2
+        assert {name for name, state in states(folder).items() if state == "failed"} == {"1", "3"}
+        error = capsys.readouterr().err
+        assert "1.png: the search diverged; use a smaller --critic-rate" in error
+        assert "3.png: the picture (20×20) is too small" in error
+        found.append([read_kernel(folder / f"{place}.mat") for place in (0, 2)])
+    for kernels in zip(*found, strict=True):
+        torch.testing.assert_close(*kernels, atol=1e-5, rtol=0)
 
 
 def test_out_of_memory_halves_this_batch_and_those_after_it(options):

@@ -22,6 +22,15 @@ def test_tables_are_those_of_the_records():
     assert sorted(seen) == sorted(tables.TABLES)
 
 
+def test_a_folder_without_records_empties_no_table(tmp_path, monkeypatch):
+    import tables
+
+    monkeypatch.setattr(tables, "documents", lambda: pytest.fail("a page was read"))
+    monkeypatch.setattr("sys.argv", ["tables.py", "--results", str(tmp_path)])
+    with pytest.raises(ValueError, match=f"--results {tmp_path}: holds no records"):
+        tables.main()
+
+
 def test_every_record_says_on_what_it_ran():
     import logbook
 

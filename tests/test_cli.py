@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ import scipy.io
 import torch
 from commands import REPOSITORY, command, refused, typed
 
+import blindsr.command
 import DIPFKP.main
 import KernelGANFKP.main
 from blindsr.batch.command import _settings
@@ -137,7 +139,7 @@ def test_main_job_leaves_picture_kernel_and_comparison(tmp_path):
 
 @pytest.mark.parametrize(("model", "sf", "side"), [("KernelGANFKP", 2, 11), ("KernelGAN", 4, 21)])
 def test_the_second_estimator_leaves_the_same_results(tmp_path, model, sf, side):
-    arguments = ["--model", model, "--sf", sf, "-o", tmp_path / "out", "--iterations", 3, "--batch", 4]
+    arguments = ["--model", model, "--sf", sf, "-o", tmp_path / "out", "--iterations", 3, "--crops-per-step", 4]
     if model == "KernelGANFKP":
         arguments += ["--frozen-iterations", 1]
     done = command("KernelGANFKP", "--SR", "--verbose", *arguments)
@@ -156,7 +158,8 @@ def test_the_second_estimator_leaves_the_same_results(tmp_path, model, sf, side)
 
 
 def test_a_kernel_can_be_estimated_without_an_image(tmp_path):
-    done = typed("KernelGANFKP", "-o", tmp_path / "out", "--iterations", 3, "--frozen-iterations", 1, "--batch", 4)
+    short = ("--iterations", 3, "--frozen-iterations", 1, "--crops-per-step", 4, "--batch", 2)
+    done = typed("KernelGANFKP", "-o", tmp_path / "out", *short)
     assert done.returncode == 0, done.stderr
     assert "kernel PSNR" in done.stdout + done.stderr
     names = ["chelsea.json", "chelsea.mat", "chelsea_kernel.png", "index.html", "report", "results.csv"]
@@ -177,6 +180,7 @@ def test_kernelgans_two_preset_names_are_one(own):
     again = typed("KernelGANFKP", *photo, "--iterations", 2, "--preset", "paper")
     assert again.returncode == 0, again.stderr
     assert "done before" in again.stdout
+    refused(typed("KernelGANFKP", *photo, "--batch", 2), "--batch 2", "one picture at a time")
 
 
 def test_own_picture_from_another_folder_with_relative_paths(own):
@@ -263,8 +267,8 @@ def test_results_of_other_settings_are_one_line(own):
     arguments = ["--SR", "--real", "-i", own, "-o", own.parent / "out", *QUICK]
     assert typed("DIPFKP", *arguments).returncode == 0
     photo = own.parent / "out" / "photo.png"
-    refused(typed("DIPFKP", *arguments, "--seed", 1), photo, "seed", "-o", "--overwrite")
-    refused(typed("DIPFKP", *arguments, "--float32"), photo, "float32")
+    refused(typed("DIPFKP", *arguments, "--seed", 1), photo, "--seed 0, now --seed 1", "-o", "--overwrite")
+    refused(typed("DIPFKP", *arguments, "--float32"), photo, "no --float32, now --float32")
     before = cv2.imread(str(photo))
     assert typed("DIPFKP", *arguments, "--float32", "--overwrite").returncode == 0
     assert (cv2.imread(str(photo)) != before).any() == gains_from_bfloat16(torch.device("cpu"))
@@ -512,6 +516,60 @@ def test_the_help_shows_every_presets_settings():
         assert option in text
 
 
+@pytest.mark.parametrize("folder", ["NonblindSR", "KernelPredictor"])
+def test_the_help_fills_its_lines_under_headings_in_words(folder, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    lines = [line.rstrip() for line in typed(folder, "--help").stdout.splitlines()]
+    assert "Exit status: 0 done, 2 wrong input or a picture that failed, 130 interrupted." in lines
+    headings = [line for line, below in pairwise(lines) if below.startswith(" ---")]
+    assert " training options" in headings
+    assert all(re.fullmatch(r"[a-z -]+", heading) for heading in headings)
+    text = [line for line in lines if line.startswith(" " * 12)]
+    filled = [(a, b) for a, b in pairwise(lines) if a in text and b in text]
+    assert len(filled) > 10
+    for line, below in filled:
+        assert len(line) + 1 + len(below.split()[0]) > 98, line  # the next word had no room
+    assert "None" not in " ".join(text)
+    assert max(map(len, lines)) <= 100
+
+
+@pytest.mark.parametrize(
+    ("folder", "script", "arguments", "words"),
+    [
+        ("DIPFKP", "main.py", ["--SR", "photo.png"], "pictures go behind -i: -i photo.png"),
+        ("blindsr", "__main__.py", ["-i", "photo.png"], "pictures take no -i here"),
+        ("blindsr", "__main__.py", ["photo.png", "--sigma", "high"], "--sigma: 'high' is not a number or auto"),
+        ("DIPFKP", "main.py", ["--workers", "0.5"], "--workers: '0.5' is not a whole number or auto"),
+        ("DIPFKP", "main.py", ["--iterations", "1e3"], "--iterations: '1e3' is not a whole number"),
+        ("DIPFKP", "main.py", ["-d", "Nowhere"], "Nowhere: no such dataset (there: "),
+        ("NonblindSR", "main.py", ["--kernel", "photo.png", "-i", "."], "kernels are .mat or .npy files"),
+        ("FKP", "main.py", ["--train", "-o", "photo.png"], "photo.png: cannot be made (File exists); choose another"),
+        ("data", "prepare_dataset.py", ["-d", "{here}"], "HR: no such folder; put the dataset's HR pictures into it"),
+        ("blindsr/batch", "report.py", ["{here}"], "holds no results"),
+        ("blindsr/batch", "summary.py", ["{here}"], "holds no results"),
+        ("blindsr/batch", "summary.py", ["{here}/missing"], "missing: no such folder"),
+    ],
+)
+def test_what_newcomers_type_is_answered_in_words(own, folder, script, arguments, words):
+    before = sorted(own.rglob("*"))
+    done = typed(folder, *(str(each).format(here=own) for each in arguments), cwd=own, script=script)
+    assert done.returncode == 2
+    text = " ".join((done.stdout + done.stderr).split())
+    assert words in text
+    assert "typing" not in text
+    assert "Traceback" not in text
+    assert sorted(own.rglob("*")) == before
+
+
+def test_an_error_of_the_system_names_its_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr("blindsr.command.keep_freed_memory", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        blindsr.command.run(lambda: (tmp_path / "absent").stat().st_size)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"error: {tmp_path / 'absent'}: No such file or directory\n"
+
+
 def test_missing_ground_truth_is_named(tmp_path):
     shutil.copytree(REPOSITORY / "data" / "datasets" / "Test", tmp_path / "Mine")
     (tmp_path / "Mine" / "DIPFKP_gt_k_x4" / "chelsea.mat").unlink()
@@ -537,14 +595,27 @@ def test_prepare_dataset(tmp_path):
     refused(typed("data", "-d", "Nowhere", script="prepare_dataset.py"), "Nowhere")
 
 
-def test_prior_command(tmp_path):
+def nats_per_kernel(text):
+    """−log p that ``FKP/main.py`` prints, of the prior and of a normal distribution."""
+    line = next(line for line in text.splitlines() if "nats per kernel" in line)
+    return [float(re.search(pattern, line)[1]) for pattern in (r"-log p = (\S+)", r"has (\S+)")]
+
+
+def test_prior_command(tmp_path, caplog):
     refused(typed("FKP"), "--train", "--evaluate", "--generate")
     done = command("FKP", "--evaluate", "--generate", "--sf", 2, "-o", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "-log p =" in done.stdout
     assert cv2.imread(str(tmp_path / "FKP_x2_samples.png")) is not None
+    known, normal = nats_per_kernel(done.stdout)
+    assert known < normal
+    assert "likelier" not in done.stderr
     arguments = ["--train", "--sf", 2, "--epochs", 2, "--kernels-per-epoch", 500, "--validate-every", 1]
-    assert typed("FKP", *arguments, "-o", tmp_path).returncode == 0
+    done = typed("FKP", *arguments, "-o", tmp_path)
+    assert done.returncode == 0
+    hardly_known, same = nats_per_kernel(done.stdout)
+    assert hardly_known > normal == same
+    assert caplog.text.count("likelier under that normal distribution") == 1
     refused(typed("FKP", *arguments, "--restore_file", tmp_path / "FKP_x2_last.pt"), "FKP_x2_last.pt")
     refused(typed("FKP", "--evaluate", "--restore_file", tmp_path / "absent.pt"), "absent.pt")
 
@@ -598,7 +669,7 @@ def test_nonblind_command(tmp_path, own):
     refused(typed("NonblindSR", "--train", "--images", tmp_path / "absent"), "absent")
     done = command("NonblindSR", "--evaluate", "--sf", 4)
     assert done.returncode == 0, done.stderr
-    assert "mean" in done.stdout
+    assert re.search(r"mean of 1  PSNR \d\d\.\d\d dB  SSIM 0\.\d{4}\n", done.stdout)
 
 
 @pytest.mark.slow

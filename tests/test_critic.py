@@ -133,7 +133,7 @@ def watched(monkeypatch):
     return Watched.made
 
 
-SHORT = GANSettings(iterations=1, batch=2, critic_steps=1, shave=0)
+SHORT = GANSettings(iterations=1, crops_per_step=2, critic_steps=1, shave=0)
 
 
 def test_bfloat16_is_for_devices_that_gain_and_can_be_declined(photograph, monkeypatch, watched):
@@ -167,7 +167,7 @@ def test_the_critic_goes_on_learning(photograph, watched):
 def test_the_command_hands_float32_on(photograph, tmp_path, monkeypatch, watched):
     monkeypatch.setattr(estimator, "gains_from_bfloat16", lambda device: True)
     write_image(tmp_path / "a.png", to_uint8(photograph))
-    short = ["--iterations", "1", "--frozen-iterations", "0", "--batch", "2", "-i", str(tmp_path / "a.png")]
+    short = ["--iterations", "1", "--frozen-iterations", "0", "--crops-per-step", "2", "-i", str(tmp_path / "a.png")]
     for extra in ([], ["--float32"]):
         monkeypatch.setattr("sys.argv", ["main.py", *short, "-o", str(tmp_path / f"out{len(extra)}"), *extra])
         assert KernelGANFKP.main.main() == 0

@@ -250,14 +250,6 @@ def test_a_tiny_picture_is_refused(prior):
     assert np.isfinite(estimate(torch.rand(1, 3, 6, 8), 2, prior=prior, settings=SHORT).losses).all()
 
 
-@pytest.fixture
-def double_precision():
-    """Everything in float64, so that a search does not amplify the rounding of what is compared."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 PICTURES = [(slice(0, 32), slice(0, 40)), (slice(4, 36), slice(8, 48)), (slice(2, 34), slice(1, 41))]
 
 

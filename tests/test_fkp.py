@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 from blindsr.checkpoints import load_checkpoint
@@ -10,7 +11,7 @@ from blindsr.paths import pretrained_path
 from FKP import KernelPrior, SphericalAdam, project_to_sphere
 from FKP.flow import NormalizingFlow
 from FKP.sources import Family, validation_grid
-from FKP.training import PriorSettings, negative_log_likelihood, train
+from FKP.training import PriorSettings, negative_log_likelihood, normal_reference, train
 
 OFFICIAL = (2, 3, 4)
 SHIPPED = (2, 3, 4, 8)
@@ -140,6 +141,25 @@ def test_training_makes_kernels_likelier(tmp_path):
     assert trained < untrained - 20
     best = KernelPrior.from_pretrained(2, tmp_path / "FKP_x2_best.pt")
     assert negative_log_likelihood(best, kernels)[0] < untrained - 20
+
+
+def test_a_likelihood_that_is_not_finite_ends_the_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("FKP.training.negative_log_likelihood", lambda prior, kernels: (math.nan, math.nan))
+    monkeypatch.setattr("FKP.training.calibrate", lambda *_: None)
+    settings = PriorSettings(epochs=1, kernels_per_epoch=200)
+    with pytest.raises(ValueError, match="diverged in epoch 1; use a smaller --learning-rate"):
+        train(GAUSSIAN2, settings, tmp_path, torch.device("cpu"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_normal_distribution_is_the_yardstick():
+    prior, disks = KernelPrior.from_pretrained(2), Family("disk", 2)
+    generator = torch.Generator().manual_seed(1)
+    drawn = prior._to_logits(disks.draw(20_000, generator), generator).double()
+    held_out = prior._to_logits(disks.held_out(), generator).double()
+    normal = scipy.stats.multivariate_normal(drawn.mean(dim=0).numpy(), np.cov(drawn.numpy().T))
+    assert normal_reference(prior, disks) == pytest.approx(-normal.logpdf(held_out.numpy()).mean(), abs=2)
+    assert negative_log_likelihood(prior, disks.held_out())[0] > 1000  # of Gaussians, it knows none
 
 
 def test_a_resumed_training_is_exactly_the_unbroken_one(tmp_path):

@@ -138,19 +138,20 @@ def test_a_replayed_search_is_the_search(capture, picture, monkeypatch):
 def test_a_replayed_search_against_a_critic_is_the_search(capture, photograph, monkeypatch, rate):
     monkeypatch.setattr(KernelGANFKP.search, "WINDOW", 10)
     monkeypatch.setattr(blindsr.graphs, "WORTHWHILE", WARM_UP + 2)
-    settings = GANSettings(iterations=32, critic_steps=2, batch=1, crop=32, kernel_rate=rate, frozen_iterations=6)
+    settings = GANSettings(32, 2, crops_per_step=1, crop=32, kernel_rate=rate, frozen_iterations=6)
     estimator = GANEstimator(dataclasses.replace(settings, stop_when_converged=True), KernelPrior.from_pretrained(2))
+    lrs = [photograph[..., :64, :64], photograph[..., 64:128, :80]]
     monkeypatch.setattr(KernelGANFKP.estimator, "fetch_interval", lambda device: 7)
-    late = estimator(photograph[..., :64, :64], 2, seed=3)
+    together = estimator.batch(lrs, 2, seeds=[3, 4])
     assert capture.made == (0 if capture.fails else 2)
     monkeypatch.setattr(KernelGANFKP.estimator, "fetch_interval", lambda device: 1)
     monkeypatch.setattr(blindsr.graphs, "_can_capture", lambda device: False)
-    plain = estimator(photograph[..., :64, :64], 2, seed=3)
-    assert torch.equal(late.kernel, plain.kernel)
-    assert (late.losses, late.critic_losses) == (plain.losses, plain.critic_losses)
-    assert late.converged is plain.converged is (rate == 1e-4)
-    assert (len(plain.losses) < 32) is plain.converged
-    assert [done for done, _ in late.path] == [done for done, _ in plain.path]
+    for late, plain in zip(together, estimator.batch(lrs, 2, seeds=[3, 4]), strict=True):
+        assert torch.equal(late.kernel, plain.kernel)
+        assert (late.losses, late.critic_losses) == (plain.losses, plain.critic_losses)
+        assert late.converged is plain.converged is (rate == 1e-4)
+        assert (len(plain.losses) < 32) is plain.converged
+        assert [done for done, _ in late.path] == [done for done, _ in plain.path]
 
 
 def test_losses_that_are_fetched_late_are_the_same_losses():
@@ -177,15 +178,15 @@ def test_a_search_that_diverged_is_told_when_its_losses_are_fetched():
         log.step(torch.tensor([1.0, 1.0]))
 
 
-def test_a_log_can_be_cut():
+def test_a_log_ends_where_the_search_says():
     log = SearchLog(3, None, "", every=2)
     for value in range(3):
         log.kernel(torch.full((1, 1, 1, 1), float(value)))
         log.step(torch.tensor(1.0 * value), torch.tensor(-1.0 * value))
-    log.cut(2)
+    log.end(torch.full((1, 1, 1, 1), 2.0), [2])
     assert log.of()["losses"] == [0, 1]
     assert log.of()["critic_losses"] == [0, -1]
-    assert [done for done, _ in log.of()["path"]] == [0, 1, 2]
+    assert [(done, float(kernel)) for done, kernel in log.of()["path"]] == [(0, 0), (1, 1), (2, 2)]
 
 
 def test_asking_for_a_value_is_noticed_in_a_step_and_in_its_gradient():

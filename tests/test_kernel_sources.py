@@ -7,6 +7,7 @@ import pytest
 import scipy.io
 import scipy.ndimage
 import torch
+from commands import typed
 from PIL import Image
 
 from blindsr.kernel_families import FAMILIES, random_disk_kernels
@@ -122,6 +123,10 @@ def test_a_folder_that_is_of_no_use_is_told_in_one_line(folder, caplog):
     with caplog.at_level(logging.WARNING):
         kernel_source(str(path), 2)
     assert "30 kernels are few" in caplog.text
+    caplog.clear()
+    short = ["--epochs", 1, "--kernels-per-epoch", 100, "-o", path.parent / "out"]
+    assert typed("FKP", "--train", "--kernels", path, *short).returncode == 0
+    assert caplog.text.count("30 kernels are few") == 1
     with pytest.raises(ValueError, match="--scaling 2 1"):
         kernel_source(str(path), 2, (2, 1))
     with pytest.raises(ValueError, match="--scaling: motion"):

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 
 import numpy as np
@@ -9,13 +10,14 @@ from blindsr.estimation import SearchLog
 from blindsr.kernels import centre, centre_of_mass, gaussian_kernels, kernel_x4_from_x2, normalize
 from FKP import KernelPrior
 from KernelGANFKP.crops import CropSampler, crop_probabilities, gradient_map, half_size
-from KernelGANFKP.estimator import GANSettings, estimate, preset, pretrained_estimator
+from KernelGANFKP.estimator import GANEstimator, GANSettings, estimate, preset, pretrained_estimator
 from KernelGANFKP.losses import bicubic_loss, boundary_weights, gradient_penalty, kernel_losses, post_process
 from KernelGANFKP.networks import Critic, Discriminator, LinearGenerator
+from KernelGANFKP.search import LatentSearch
 from KernelPredictor import KernelPredictor
 from KernelPredictor.predictor import Prediction
 
-SHORT = GANSettings(iterations=4, batch=8, shave=0)
+SHORT = GANSettings(iterations=4, crops_per_step=8, shave=0)
 
 
 @pytest.fixture
@@ -202,7 +204,7 @@ def test_the_papers_preset():
         1000, 3, 3, 64, 64, 5e-4, 5e-4, 0.1, False, 0, 0.0, "fixed", 10
     )
     assert preset("paper", "KernelGANFKP", 4).iterations == 4000
-    assert preset("paper", "KernelGAN", 2) == GANSettings(3000, batch=1, critic_rate=2e-4, kernel_rate=2e-4)
+    assert preset("paper", "KernelGAN", 2) == GANSettings(3000, crops_per_step=1, critic_rate=2e-4, kernel_rate=2e-4)
 
 
 def test_settings_and_scales_that_there_are_not(lr):
@@ -226,7 +228,7 @@ def test_settings_and_scales_that_there_are_not(lr):
 def test_the_search_ends_when_the_kernel_rests_and_says_whether_it_does(lr, prior, monkeypatch):
     monkeypatch.setattr("KernelGANFKP.search.WINDOW", 10)
     resting = dataclasses.replace(
-        SHORT, iterations=30, batch=1, critic_steps=1, crop=32, kernel_rate=1e-9, stop_when_converged=True
+        SHORT, iterations=30, crops_per_step=1, critic_steps=1, crop=32, kernel_rate=1e-9, stop_when_converged=True
     )
     found = estimate(lr, 2, prior=prior, settings=resting)
     assert len(found.losses) == 20
@@ -242,7 +244,7 @@ def test_kernelgan_says_whether_its_kernel_had_converged(lr, monkeypatch):
     for name, value in {"baseline.WINDOW": 3, "search.WINDOW": 3, "search.TOLERANCE": 1e9}.items():
         monkeypatch.setattr(f"KernelGANFKP.{name}", value)
     for iterations in (5, 8):  # two windows of kernels are needed
-        settings = GANSettings(iterations=iterations, batch=1, crop=32, shave=0)
+        settings = GANSettings(iterations=iterations, crops_per_step=1, crop=32, shave=0)
         assert estimate(lr, 2, settings=settings, model="KernelGAN").converged is (iterations == 8)
 
 
@@ -252,7 +254,7 @@ def test_the_prediction_can_be_had_without_a_search(lr, prior, scale_factor):
     settings = preset("prediction", "KernelGANFKP", scale_factor)
     alone = estimate(lr, scale_factor, prior=prior, predictor=predictor, settings=settings)
     assert (alone.losses, alone.relative_change, alone.converged) == ([], 0, None)
-    searched = dataclasses.replace(settings, iterations=1, frozen_iterations=0, batch=2)
+    searched = dataclasses.replace(settings, iterations=1, frozen_iterations=0, crops_per_step=2)
     found = estimate(lr, scale_factor, prior=prior, predictor=predictor, settings=searched)
     assert torch.equal(alone.path[0][1], found.path[0][1])
     small = estimate(lr[..., :20, :30], scale_factor, prior=prior, predictor=predictor, settings=settings)
@@ -264,7 +266,7 @@ def test_the_prediction_can_be_had_without_a_search(lr, prior, scale_factor):
 
 
 def test_proximal_term_and_frozen_iterations_hold_the_kernel(lr, prior):
-    free = dataclasses.replace(SHORT, iterations=12, batch=2, critic_steps=1, crop=32, kernel_rate=0.05)
+    free = dataclasses.replace(SHORT, iterations=12, crops_per_step=2, critic_steps=1, crop=32, kernel_rate=0.05)
     relative_changes = {}
     for weight in (0.0, 1e4):
         settings = dataclasses.replace(free, proximal_weight=weight)
@@ -283,3 +285,82 @@ def test_a_predicted_start_needs_a_predictor(lr, prior):
     found = estimate(lr, 2, prior=prior, predictor=predictor, settings=settings)
     predicted = predictor.predict(lr, 2).kernel
     assert float((found.path[0][1] - predicted).norm() / predicted.norm()) < 0.02
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """What each iteration draws: numbers of crops and shares of the penalty, a row for each picture."""
+    seen, step = [], LatentSearch._step
+
+    def seeing(self, draws, moving):
+        seen.append([values.clone() for values in draws])
+        return step(self, draws, moving)
+
+    monkeypatch.setattr(LatentSearch, "_step", seeing)
+    return seen
+
+
+def parts(lr):
+    """Of three sizes, with crops of one."""
+    return [lr[..., rows, cols] for rows, cols in ((slice(60), slice(64)), (slice(20, 84), slice(10, 66)))] + [
+        lr[..., 40:100, 60:140]
+    ]
+
+
+def test_pictures_searched_as_one_come_out_as_they_do_alone(lr, prior, double_precision, drawn, monkeypatch):
+    """With the same draws, each to its own end; to rounding, in float64."""
+    monkeypatch.setattr("KernelGANFKP.search.WINDOW", 4)
+    monkeypatch.setattr("KernelGANFKP.search.BLOCK", 5)
+    settings = GANSettings(14, 1, 2, 2, crop=32, kernel_rate=0.015, stop_when_converged=True, frozen_iterations=2)
+    settings = dataclasses.replace(settings, shave=0, proximal_weight=1.0)
+    estimator = GANEstimator(settings, copy.deepcopy(prior).double(), float32=True)
+    lrs, seeds = [part.double() for part in parts(lr)], (5, 6, 7)
+    together, together_drawn = estimator.batch(lrs, 4, seeds=seeds), drawn.copy()
+    ends = []
+    for picture, (part, seed, found) in enumerate(zip(lrs, seeds, together, strict=True)):
+        drawn.clear()
+        alone = estimator(part, 4, seed=seed)
+        ends.append((len(alone.losses), alone.converged))
+        for ours, theirs in zip(together_drawn, drawn, strict=False):
+            assert all(torch.equal(one[picture], other[0]) for one, other in zip(ours, theirs, strict=True))
+        torch.testing.assert_close(found.kernel, alone.kernel, atol=1e-9, rtol=0)
+        assert found.losses == pytest.approx(alone.losses, rel=1e-9)
+        assert found.critic_losses == pytest.approx(alone.critic_losses, rel=1e-9)
+        assert (found.seed, found.converged, found.notes) == (seed, alone.converged, alone.notes)
+        for (done, kernel), (done_alone, kernel_alone) in zip(found.path, alone.path, strict=True):
+            assert done == done_alone
+            torch.testing.assert_close(kernel, kernel_alone, atol=1e-9, rtol=0)
+    assert len(set(ends)) > 1
+
+
+@pytest.mark.parametrize("name", ["search", "prediction"])
+def test_the_search_of_several_starts_where_each_is_predicted(lr, prior, name):
+    """In float32, which the search amplifies: see the documentation."""
+    settings = preset(name, "KernelGANFKP", 2)
+    if settings.iterations:
+        settings = dataclasses.replace(settings, iterations=3, frozen_iterations=1, crops_per_step=4, crop=32)
+    estimator = GANEstimator(settings, prior, KernelPredictor.from_pretrained(), float32=True)
+    lrs = parts(lr)
+    for part, found in zip(lrs, estimator.batch(lrs, 2, seeds=[0, 0, 0]), strict=True):
+        alone = estimator(part, 2, seed=0)
+        torch.testing.assert_close(found.path[0][1], alone.path[0][1], atol=1e-5, rtol=0)
+        torch.testing.assert_close(found.kernel, alone.kernel, atol=1e-5, rtol=0)
+        assert found.losses == pytest.approx(alone.losses, rel=1e-4)
+        assert found.critic_losses == pytest.approx(alone.critic_losses, rel=1e-4, abs=1e-5)
+        assert (found.expected_error, found.spread, found.sigma) == (alone.expected_error, alone.spread, alone.sigma)
+
+
+def test_only_pictures_with_crops_of_one_size_are_searched_as_one(lr, prior):
+    lrs = [lr, lr[..., :100, :], lr[..., :50, :], lr[..., :60, :60]]
+    searching = GANEstimator(dataclasses.replace(SHORT, crop=48), prior)
+    predicting = dataclasses.replace(searching, settings=preset("prediction", "KernelGANFKP", 2))
+    for estimator, same in ((searching, [0, 0, 2, 0]), (predicting, [0, 0, 0, 0])):
+        keys = [estimator.batch_key(each, 2) for each in lrs]
+        assert [keys.index(key) for key in keys] == same
+        assert estimator.at_once(lr, 2) == 1  # on a CPU
+    with pytest.raises(ValueError, match="different sizes"):
+        searching.batch(lrs, 2, seeds=[0] * 4)
+    with pytest.raises(ValueError, match="too small"):
+        searching.batch_key(lr[..., :39, :], 2)
+    baseline = GANEstimator(SHORT, model="KernelGAN")
+    assert baseline.batch_key(lr, 2) != baseline.batch_key(lr, 2)

@@ -55,7 +55,7 @@ def batch(name, options, last_event=None):
     if name != "quick":
         prior = KernelPrior.from_pretrained(2)
         dip_settings = DIPSettings(iterations=2, frozen_iterations=1, channels=2, non_local=False)
-        gan_settings = GANSettings(iterations=2, batch=1, critic_steps=1, latent_steps=1, crop=32, shave=0)
+        gan_settings = GANSettings(iterations=2, crops_per_step=1, critic_steps=1, latent_steps=1, crop=32, shave=0)
         estimator = {
             "DIPFKP": DIPEstimator(prior, settings=dip_settings, want_image=True),
             "KernelGANFKP": GANEstimator(gan_settings, prior),
@@ -185,7 +185,7 @@ def long_batch(name, options, last_save, resumed):
     dip_settings = DIPSettings(
         iterations=6, ssim_iterations=2, frozen_iterations=1, channels=2, non_local=False, image_iterations=4
     )
-    gan_settings = GANSettings(iterations=9, batch=1, critic_steps=1, latent_steps=1, crop=32, shave=0)
+    gan_settings = GANSettings(iterations=9, crops_per_step=1, critic_steps=1, latent_steps=1, crop=32, shave=0)
     estimator = {
         "DIPFKP": DIPEstimator(prior, settings=dip_settings, want_image=True),
         "KernelGANFKP": GANEstimator(gan_settings, prior),

@@ -42,7 +42,7 @@ def test_constant_grey_stays_as_bright_as_it_was(scale_factor, sigma):
 
 
 def test_noise_beyond_what_the_weights_know_is_refused():
-    with pytest.raises(ValueError, match="0 to 50 grey levels"):
+    with pytest.raises(ValueError, match="0 to 50 / 255"):
         super_resolve(np.zeros((24, 24, 3), np.uint8), 2, kernel=np.ones((3, 3)), sigma=60 / 255)
 
 

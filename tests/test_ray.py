@@ -8,6 +8,7 @@ import pickle
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ import pytest
 import torch
 from commands import REPOSITORY, refused, typed
 
+from blindsr.batch.cluster import _require_reachable
 from blindsr.batch.command import Method, run_batch
 from blindsr.batch.options import BatchOptions, RunOptions
 from blindsr.batch.summary import read_records
@@ -252,6 +254,21 @@ def test_without_ray(options, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
     alone = dataclasses.replace(options, run=dataclasses.replace(options.run, workers=1))
     assert batch(alone, Quick(tmp_path / "marks")) == 0
+
+
+def test_an_address_without_a_cluster_is_told_at_once(monkeypatch):
+    pytest.importorskip("grpc")
+    monkeypatch.setattr("blindsr.batch.cluster.REACH_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ValueError, match=rf"--ray ray://{address}: what answers there is no cluster"):
+            _require_reachable(f"ray://{address}")
+    for closed in (address, "[::1]:1", "nowhere.invalid:6379"):
+        with pytest.raises(ValueError, match=rf"--ray {re.escape(closed)}: nothing answers there .* ray start"):
+            _require_reachable(closed)
+    for no_address in ("localhost", "http://localhost:6379/", "6379"):
+        with pytest.raises(ValueError, match=rf"--ray {no_address}: not an address; .* HOST:6379"):
+            _require_reachable(no_address)
 
 
 @pytest.mark.parametrize("asked", [("--workers", 0), ("--workers", -1), ("--threads", 0)], ids=str)

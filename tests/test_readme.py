@@ -30,7 +30,7 @@ LINES = [line for language, block in BLOCKS if not language for line in block.sp
 COMMANDS = list(dict.fromkeys([*LINES, *re.findall(r"`(cd \w+ && python [^`]+)`", TEXT)]))
 
 DIP = "--iterations 3 --ssim-iterations 2 --frozen-iterations 1 --channels 8 --crop 64"
-GAN = "--iterations 3 --frozen-iterations 1 --batch 4"
+GAN = "--iterations 3 --frozen-iterations 1 --crops-per-step 4"
 RESULTS = "--results {tmp}/results"
 QUICK = {
     r"cd DIPFKP .*--path-KP": f"{DIP} --image-iterations 2 --image-channels 8 -o {{tmp}}/out",

@@ -15,6 +15,7 @@ import scipy.io
 import torch
 
 from blindsr.batch.command import Method, run_batch
+from blindsr.batch.differences import differences
 from blindsr.batch.inputs import Item, find_items, input_items
 from blindsr.batch.options import BatchOptions, RunOptions
 from blindsr.batch.records import JOURNAL, UNFINISHED, Records, hash_inputs, read_record
@@ -156,7 +157,7 @@ def test_other_settings_are_refused_before_any_work(options):
     batch(options)
     before = contents(options.output_dir)
     estimator = Quick()
-    with pytest.raises(ValueError, match=r"out/a\.png: .* other settings \(seed 0, now 1\).*-o.*--overwrite"):
+    with pytest.raises(ValueError, match=r"out/a\.png: .* \(--seed 0, now --seed 1\).*-o.*--overwrite"):
         batch(options, estimator, seed=1)
     with pytest.raises(ValueError, match="other settings"):
         batch(options, estimator, seed=1, resume=False)
@@ -173,15 +174,43 @@ def test_other_weights_are_other_settings_wherever_they_lie(options, tmp_path):
         (tmp_path / name).write_bytes(content)
     assert batch(options, path_KP=tmp_path / "one.pt") == (0, 3)
     assert batch(options, path_KP=tmp_path / "same.pt") == (0, 0)
-    with pytest.raises(ValueError, match="path_KP"):
+    with pytest.raises(ValueError, match=r"--path-KP one.pt \(\w{8}\), now --path-KP two.pt \(\w{8}\)"):
         batch(options, path_KP=tmp_path / "two.pt")
+
+
+def test_the_difference_is_told_as_it_was_typed():
+    def told(then, now, presets=(None, None)):
+        runs = [{"given": {"--preset": p} if p else {}, "files": {"path_KP": "mine.pt"}} for p in presets]
+        return differences(then, runs[0], now, runs[1])
+
+    assert told({"estimator": "A", "seed": 1}, {"estimator": "B", "seed": 2}) == ["A's, now B's"]
+    assert told({"SR": False, "sigma": None}, {"SR": True, "sigma": 5.0}) == [
+        "--no-SR, now --SR",
+        "no --sigma, now --sigma 5.0",
+    ]
+    # Of an option that decides which weights are read, not the weights.
+    assert told({"local": True, "path_predictor": "0123456789"}, {}) == ["--local, now no --local"]
+    assert told({"path_KP": "0123456789"}, {}) == ["--path-KP mine.pt (01234567), now no --path-KP"]
+    searched, predicted = ({"settings": {"crop_position": "centre", "iterations": n}} for n in (150, 0))
+    assert told(predicted, searched, ("prediction", None)) == [
+        "--preset prediction, now no --preset",
+        "--iterations 0, now --iterations 150",
+    ]
+    many = told({"settings": {}}, {"settings": dict.fromkeys("abcdef", 1)})
+    assert len(many) == 4
+    assert many[-1] == "and 3 more"
 
 
 def test_another_picture_of_the_same_name_is_refused(options, tmp_path):
     batch(options)
     shutil.copy(tmp_path / "in" / "a.png", tmp_path / "in" / "b.png")
-    with pytest.raises(ValueError, match=r"b\.png: the result of another input.*-o.*--overwrite"):
+    with pytest.raises(ValueError, match=r"in/b\.png or its ground truth has changed since.*-o.*--overwrite"):
         batch(options)
+    (tmp_path / "there").mkdir()
+    shutil.copy(tmp_path / "in" / "a.png", tmp_path / "there" / "b.png")
+    there = dataclasses.replace(options, input_dir=((tmp_path / "there" / "b.png",),))
+    with pytest.raises(ValueError, match=r"another picture of this name, .*in/b\.png; .*-o.*--overwrite"):
+        batch(there)
     assert batch(options, overwrite=True) == (0, 1)
 
 
@@ -204,7 +233,7 @@ def test_a_file_that_appears_during_the_run_is_left_alone(options):
         if calls == 2:
             (options.output_dir / "b.mat").write_bytes(b"precious")
 
-    assert batch(options, Quick(appear)) == (2, 3)
+    assert batch(options, Quick(appear)) == (1, 3)
     assert (options.output_dir / "b.mat").read_bytes() == b"precious"
     assert not (options.output_dir / "b.png").exists()
     assert states(options) == {"a": "finished", "c": "finished"}  # a record would seem to account for the file
@@ -238,7 +267,7 @@ def test_one_bad_picture_ends_nothing_and_is_tried_again(options, capsys, error)
         if calls == 2:
             raise error("bad\nluck")
 
-    assert batch(options, Quick(fail)) == (2, 3)
+    assert batch(options, Quick(fail)) == (1, 3)
     lines = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
     assert len(lines) == 1
     assert "b.png" in lines[0]
@@ -283,7 +312,7 @@ def test_a_full_disk_fails_one_picture_and_is_resumed(options, monkeypatch):
         return write(path, text, **arguments)
 
     monkeypatch.setattr(Path, "write_text", full)
-    assert batch(options) == (2, 3)
+    assert batch(options) == (1, 3)
     monkeypatch.undo()
     assert sorted(states(options).values()) == ["failed", "finished", "finished"]
     assert batch(options) == (0, 1)

@@ -34,9 +34,11 @@ DIP = DIPSettings(
     image_channels=6,
     circular=False,
 )
-GAN = GANSettings(iterations=12, batch=2, critic_steps=2, latent_steps=2, crop=32, shave=0, frozen_iterations=2)
+GAN = GANSettings(
+    iterations=12, crops_per_step=2, critic_steps=2, latent_steps=2, crop=32, shave=0, frozen_iterations=2
+)
 
-KERNELGAN = GANSettings(iterations=6, batch=1, crop=32, shave=0)
+KERNELGAN = GANSettings(iterations=6, crops_per_step=1, crop=32, shave=0)
 
 
 class Broken(Exception):
@@ -90,14 +92,15 @@ def check_resumed(search, *stops):
         assert steps[0] == done + 1  # nothing is done again
         assert stop is None or steps[-1] == stop
         done = stop
-    for one, other in zip(found, whole, strict=True) if isinstance(whole, list) else [(found, whole)]:
+    pairs = list(zip(found, whole, strict=True)) if isinstance(whole, list) else [(found, whole)]
+    assert max(len(one.losses) for one, _ in pairs) > max(stops)
+    for one, other in pairs:
         assert torch.equal(one.kernel, other.kernel)
         assert (one.image is None) == (other.image is None)
         assert one.image is None or torch.equal(one.image, other.image)
         assert (one.losses, one.critic_losses, one.converged) == (other.losses, other.critic_losses, other.converged)
         assert [after for after, _ in one.path] == [after for after, _ in other.path]
         assert all(torch.equal(a, b) for (_, a), (_, b) in zip(one.path, other.path, strict=True))
-        assert len(one.losses) > max(stops)
 
 
 # 8 iterations of the joint fit, the first 4 with SSIM, then 6 of the refit, of which again the first 4.
@@ -142,6 +145,17 @@ def test_kernelgan_fkp_until_it_has_converged(lr, prior, monkeypatch):
     estimator = GANEstimator(settings, prior)
     assert len(estimator(lr, 2).losses) == 10
     check_resumed(partial(estimator, lr, 4, seed=1), 5, 9)
+
+
+@pytest.mark.parametrize("stops", [[3], [7, 12]])
+def test_several_pictures_of_kernelgan_fkp(lr, prior, monkeypatch, stops):
+    """Also after one of them has ended."""
+    monkeypatch.setattr("KernelGANFKP.search.BLOCK", 4)
+    monkeypatch.setattr("KernelGANFKP.search.WINDOW", 4)
+    settings = dataclasses.replace(GAN, iterations=16, stop_when_converged=True, kernel_rate=0.01)
+    search = partial(GANEstimator(settings, prior).batch, [lr, lr.flip(-1)], 2, seeds=[1, 2])
+    assert sorted(len(found.losses) for found in search()) == [11, 13]
+    check_resumed(search, *stops)
 
 
 def test_kernelgan(lr, monkeypatch):
@@ -255,7 +269,7 @@ def test_no_search_goes_on_from_another_or_from_a_damaged_checkpoint(options, pr
 
 
 def test_a_failed_picture_leaves_no_checkpoint(options, prior):
-    assert batch(options, Interrupted(prior, ValueError("bad luck"))) == (2, [1])
+    assert batch(options, Interrupted(prior, ValueError("bad luck"))) == (1, [1])
     assert hidden(options) == []
 
 

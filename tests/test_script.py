@@ -42,6 +42,7 @@ def test_outside_a_checkout_results_go_below_the_current_folder(photo, tmp_path,
     page = tmp_path / "log_DIPFKP" / "my photo_DIPFKP_lr_x2" / "index.html"
     assert page.is_file()
     assert opened == [page.as_uri()]
+    assert f"no browser can be started here; the page is {page}\n" in done.stdout  # the stand-in opened none
 
 
 def test_without_a_picture_it_says_how(tmp_path):

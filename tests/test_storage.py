@@ -92,7 +92,7 @@ def test_the_same_files_in_a_store(options, tmp_path, place, capsys, caplog):
 
     # Other settings do not replace them.
     other = dataclasses.replace(stored, pictures=dataclasses.replace(stored.pictures, quality=50))
-    with pytest.raises(ValueError, match=r"a result of other settings \(quality 95, now 50\)"):
+    with pytest.raises(ValueError, match=r"a result of other settings \(--quality 95, now --quality 50\)"):
         batch(other, Quick(tmp_path / "other"))
 
     # From a store into a folder, and the other way round; by pattern.

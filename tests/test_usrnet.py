@@ -367,7 +367,7 @@ def test_checkpoints_older_than_a_setting_are_resumed_with_its_default(tmp_path,
     assert state["settings"].pop("loss") == "l1"
     state["step"] -= 1
     torch.save(state, tmp_path / "last.pt")
-    with pytest.raises(ValueError, match=r"loss l1, now rmse"):
+    with pytest.raises(ValueError, match=r"--loss l1, now --loss rmse"):
         train(photos, replace(SHORT, loss="rmse"), tmp_path, torch.device("cpu"), resume=tmp_path / "last.pt")
     train(photos, SHORT, tmp_path, torch.device("cpu"), resume=tmp_path / "last.pt")
 

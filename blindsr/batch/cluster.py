@@ -5,7 +5,9 @@ import importlib
 import logging
 import math
 import os
+import re
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +20,10 @@ from blindsr.devices import DeviceName, free_memory
 
 __all__ = ["Plan", "check_nodes", "joined", "make_plan", "require_ray"]
 
+log = logging.getLogger(__name__)
+
+REACH_SECONDS = 5
+"""How long a cluster's port may take to accept a connection."""
 WORKER_BYTES = 3 * 2**29
 """Memory of a worker on pictures of a megapixel; ``--workers auto`` starts no more than have that."""
 
@@ -128,14 +134,47 @@ def joined(
 
 
 def _join(ray: Any, address: str, quiet: dict[str, Any]) -> None:
+    log.warning("joining Ray at %s", address)
+    _require_reachable(address)
     try:
         ray.init(address=address, **(quiet if "://" not in address else {}))
     except Exception as error:  # of many kinds: no answer, another version, another secret
+        if address == "auto" and isinstance(error, ConnectionError):
+            raise ValueError(
+                "--ray auto: no cluster runs on this machine; start one with ray start --head, or name another's "
+                "HOST:6379"
+            ) from error
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
             f"--ray {address}: no cluster to work on there ({reason}); start one with ray start, and "
             "set RAY_AUTH_MODE=token where it has a secret"
         ) from error
+
+
+def _require_reachable(address: str) -> None:
+    """Raise ValueError where ``address`` is none, or no server like Ray's is there; Ray itself tries for minutes."""
+    if address == "auto":
+        return
+    found = re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:(\d+)", address)
+    if not found:
+        raise ValueError(f"--ray {address}: not an address; take auto, HOST:6379 or ray://HOST:10001")
+    try:
+        socket.create_connection((found[1], int(found[2])), REACH_SECONDS).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise ValueError(
+            f"--ray {address}: nothing answers there ({error}); is the address right, and ray start --head running?"
+        ) from error
+    if os.environ.get("RAY_USE_TLS", "0") != "0":
+        return  # who connects needs certificates
+    grpc = importlib.import_module("grpc")
+    direct = [("grpc.enable_http_proxy", 0)]  # as Ray itself goes
+    with grpc.insecure_channel(address.removeprefix("ray://"), direct) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=REACH_SECONDS)
+        except grpc.FutureTimeoutError as error:
+            raise ValueError(
+                f"--ray {address}: what answers there is no cluster of Ray's; take auto, HOST:6379 or ray://HOST:10001"
+            ) from error
 
 
 def _silence(ray: Any) -> None:

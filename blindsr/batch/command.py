@@ -19,7 +19,7 @@ from blindsr.batch.records import Records, hash_file
 from blindsr.batch.report import write_report
 from blindsr.batch.run import Job
 from blindsr.batch.storage import Store, require_replaceable
-from blindsr.batch.summary import write_summary
+from blindsr.batch.summary import SUMMARY, write_summary
 from blindsr.batch.work import Work, do
 from blindsr.batch.workers import device_metadata, versions
 from blindsr.command import given
@@ -65,7 +65,7 @@ def run_batch(options: BatchOptions, method: Method) -> int:
     """Process what ``options`` name.
 
     Returns:
-        Exit status: 0, 2 if any image failed, or 130 if the user broke off.
+        Exit status: 0, 1 if any image failed, or 130 if the user broke off.
 
     Raises:
         ValueError, OSError: the options name nothing that can be done.
@@ -98,11 +98,13 @@ def run_batch(options: BatchOptions, method: Method) -> int:
     results, interrupted = do(Work(items, job, output, records), options.run)
     if isinstance(output, Store):
         output.summarize()
+        if options.run.open:
+            print(f"--open: results behind a URL have no page; {SUMMARY} sums them up")
     else:
         write_summary(output)
         page = write_report(output, previews=not interrupted)
-        if options.run.open and not interrupted:
-            webbrowser.open(page.as_uri())
+        if options.run.open and not interrupted and not webbrowser.open(page.as_uri()):
+            print(f"--open: no browser can be started here; the page is {page}")
     return print_outcome(items, results, output, interrupted, options.run.resume)
 
 

@@ -58,9 +58,10 @@ def dataset_folder(dataset: str) -> Path:
     for folder in (Path(dataset), named, shipped) if a_path else (named, shipped, Path(dataset)):
         if dataset and folder.is_dir():
             return folder.resolve()
+    there = ", ".join(sorted(path.name for path in named.parent.glob("*") if path.is_dir())) or "none"
     raise FileNotFoundError(
-        f"{named}: no such dataset; put its HR pictures into {named / 'HR'} and run data/prepare_dataset.py "
-        "with your --model and --sf"
+        f"{named}: no such dataset (there: {there}); put its HR pictures into {named / 'HR'} and run "
+        "data/prepare_dataset.py with your --model and --sf"
     )
 
 

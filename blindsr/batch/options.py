@@ -49,7 +49,7 @@ class RunOptions:
     """Processes that share the pictures, each with a GPU or its share of the cores; auto: one for each GPU, else for
     each core. Needs the extra "ray", which takes seconds to start: for dozens of
     pictures, not for three."""
-    ray: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS", help_behavior_hint="")] = None
+    ray: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
     """Workers of this Ray cluster instead of this machine: auto (the one running here), HOST:6379, ray://HOST:10001."""
     threads: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: an equal share of the cores)")] = None
     """Threads of each process. Results are the same byte for byte for the same number, whatever the number of
@@ -96,17 +96,18 @@ class BatchOptions:
         tyro.conf.UseAppendAction,
     ] = ()
     """Your photographs: pictures, folders, 'photos/*.jpg'. They are not scored."""
-    output_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR", help_behavior_hint="")] = None
-    """Where results go; without it, data/log_<ESTIMATOR>/<dataset>_<model>_lr_x<sf>."""
+    output_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = None
+    """Where results go; without it, data/log_<ESTIMATOR>/<name>_<model>_lr_x<sf>, by the name of the dataset, the
+    picture or its folder. Of two pictures of one name the second is refused there, and needs a folder of its own."""
     sf: Literal[1, 2, 3, 4, 8] = 2
     """Scale factor; 1 deblurs at the picture's own size."""
     dataset: Annotated[
-        str | None, tyro.conf.arg(aliases=["-d"], help_behavior_hint="(default, without -i: Test)")
+        str | None, tyro.conf.arg(aliases=["-d"], metavar="NAME", help_behavior_hint="(default, without -i: Test)")
     ] = None
     """A prepared dataset: a name under data/datasets, or a folder with HR, LR and kernel folders inside."""
-    pictures: PictureOptions = field(default_factory=PictureOptions)
+    pictures: Annotated[PictureOptions, tyro.conf.arg(name="picture")] = field(default_factory=PictureOptions)
     run: RunOptions = field(default_factory=RunOptions)
-    path_nonblind: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    path_nonblind: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Weights of USRNet; without it, the shipped ones, for photographs or for laboratory data."""
 
     @property
@@ -124,10 +125,10 @@ class BatchOptions:
 class MethodOptions:
     """Weights of the method, and its chance."""
 
-    path_KP: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    path_KP: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Weights of the kernel prior; without it, the shipped data/pretrained_models/FKP_x<sf>.pt (KernelGAN-FKP takes
     x2 at x4 too)."""
-    path_predictor: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    path_predictor: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Weights of the predictor of the start; without it, the shipped ones, for photographs or for laboratory data."""
     seed: int = 0
     """Seed of every random number; on one CPU the same seed gives the same result."""
@@ -142,3 +143,6 @@ class EstimatorOptions(BatchOptions):
     local: bool = False
     """With --SR: the blur varies over the photographs, towards the corners or with depth. It is read everywhere, and
     undone place by place. Where it does not vary enough to be told, this changes nothing."""
+    batch: Annotated[int | None, _hint("by the free memory of a GPU; 1 on a CPU", metavar="N")] = None
+    """Search up to so many pictures as one: a GPU is hardly busy with one. Each comes out as it does alone, but for
+    rounding, which a search amplifies."""

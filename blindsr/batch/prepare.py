@@ -56,6 +56,8 @@ def prepare(
         raise ValueError(f"--noise-im {image_noise}: must lie between 0 and 1, the range of the image")
     if not 0 <= seed < 2**32:
         raise ValueError(f"--seed {seed}: must lie between 0 and 2^32 − 1")
+    if not (folder / "HR").is_dir():
+        raise FileNotFoundError(f"{folder / 'HR'}: no such folder; put the dataset's HR pictures into it")
     paths = picture_paths(folder / "HR")
     twice = [stem for stem, count in Counter(path.stem for path in paths).items() if count > 1]
     if twice:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from filelock import FileLock, SoftFileLock, Timeout
 
+from blindsr.batch.differences import differences
 from blindsr.batch.inputs import Item
 from blindsr.files import atomic_write, move_file
 
@@ -107,13 +108,12 @@ class Records:
             if record is None or digest is None or record.files.get(file) != digest:
                 return f"{self.folder / file}: no record accounts for this file"
             if record.settings != self.settings:
-                difference = _difference(record.settings, self.settings)
-                return f"{self.folder / file}: a result of other settings ({difference})"
+                differing = differences(record.settings, record.run, self.settings, self.run)
+                return f"{self.folder / file}: a result of other settings ({'; '.join(differing)})"
             if record.inputs != inputs:
-                return (
-                    f"{self.folder / file}: the result of another input, or {item.shown} or its ground truth has "
-                    "changed since"
-                )
+                if record.input != _input(item):
+                    return f"{self.folder / file}: the result of another picture of this name, {record.input}"
+                return f"{self.folder / file}: {item.shown} or its ground truth has changed since this was made"
         return None
 
     def finished(self, item: Item, wanted: tuple[str, ...]) -> Record | None:
@@ -211,9 +211,7 @@ class Records:
     def _record(
         self, state: Literal["finished", "failed"], item: Item, inputs: dict[str, str | None], **fields: Any
     ) -> Record:
-        return Record(
-            state, item.name, item.source or str(item.lr.absolute()), inputs, self.settings, self.run, **fields
-        )
+        return Record(state, item.name, _input(item), inputs, self.settings, self.run, **fields)
 
     def _existing(self, item: Item) -> dict[str, str | None]:
         """Name → SHA-256 of what lies where the results go; None for what is no plain file."""
@@ -223,6 +221,11 @@ class Records:
             if os.path.lexists(path):
                 found[path.name] = hash_file(path) if stat.S_ISREG(path.lstat().st_mode) else None
         return found
+
+
+def _input(item: Item) -> str:
+    """Where the LR picture of ``item`` lies, as a record says it."""
+    return item.source or str(item.lr.absolute())
 
 
 def record_path(folder: Path, name: str) -> Path:
@@ -300,15 +303,3 @@ def _locked(path: Path) -> Iterator[None]:
 def _write_record(path: Path, record: Record) -> None:
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(asdict(record), default=str, indent=1) + "\n", encoding="utf-8")
-
-
-def _difference(made_with: dict[str, Any], now: dict[str, Any]) -> str:
-    """The first setting that differs, with both values."""
-    # Hashes of weights last: they follow from options that say more.
-    for key in sorted(made_with.keys() | now.keys(), key=lambda key: (key.startswith("path_"), key)):
-        then, value = made_with.get(key), now.get(key)
-        if then != value:
-            if isinstance(then, dict) and isinstance(value, dict):
-                return _difference(then, value)
-            return f"{key} {str(then)[:16]}, now {str(value)[:16]}"
-    return "none"

@@ -21,7 +21,7 @@ from blindsr.batch.pages import data_uri, link, page_path, write_page
 from blindsr.batch.previews import FOLDER, make_previews, own_file, remove_stale_previews, result_picture
 from blindsr.batch.records import Record
 from blindsr.batch.scores import MEASURES, SCORES, Score, number
-from blindsr.batch.summary import read_records
+from blindsr.batch.summary import read_records, require_results
 from blindsr.command import parse, run
 from blindsr.kernel_files import read_kernel
 from blindsr.kernel_shape import KernelShape, kernel_png, kernel_shape
@@ -222,7 +222,9 @@ def _values(tables: Iterable[dict[str, str]]) -> list[tuple[str, str]]:
 class Options:
     """What ``python -m blindsr.batch.report`` takes."""
 
-    folders: tyro.conf.Positional[tuple[Path, ...]]
+    folders: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="FOLDER ...", help_behavior_hint="")
+    ]
     """A folder of results, or several to compare: of the same pictures, by name; pictures alone are enough."""
     output_dir: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = Path("compare")
     """Where the page of a comparison goes."""
@@ -233,6 +235,8 @@ def main() -> int:
     if not options.folders:
         raise ValueError("name a folder of results, or several to compare")
     several = len(options.folders) > 1
+    if not several:
+        require_results(options.folders[0])
     print(write_comparison(options.folders, options.output_dir) if several else write_report(options.folders[0]))
     return 0
 
