@@ -61,6 +61,7 @@ QUICK = {
     r"benchmarks/misfit": f"--families motion --photographs 1 --held-out 1 --iterations 6 {RESULTS}",
     r"benchmarks/off_distribution": f"--methods bicubic prediction --photographs 1 --held-out 1 {RESULTS}",
     r"benchmarks/known_picture": f"--kernels motion --photographs 1 --held-out 1 {RESULTS}",
+    r"benchmarks/spline_flow.*--steps": f"--kernels motion --steps 2 --batch 20 {RESULTS}",
     r"benchmarks/spline_flow": f"--couplings spline --kernels motion --steps 2 --batch 20 {RESULTS}",
     r"benchmarks/families": "",
     r"benchmarks/deblurring": f"--pictures 1 --widths 1.5 --noises 5 {RESULTS}",
