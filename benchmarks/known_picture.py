@@ -6,10 +6,11 @@ pixels of a photograph; kernels are those of off_distribution.py. Each run is a 
 python benchmarks/known_picture.py --images ../photographs/predictor/
 """
 
+import itertools
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import tyro
@@ -26,7 +27,7 @@ from logbook import RESULTS, Values, What, fingerprint, measured
 from off_distribution import RECIPES, require_recipes
 
 SIDE, STEPS, RATE = 96, 150, 0.3
-PRIORS = {"gaussian": "FKP_x2.pt", "mixed": "FKP_mixed_x2.pt"}
+PRIORS = {"gaussian": "FKP_x{}.pt", "mixed": "FKP_mixed_x{}.pt"}
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Options:
     """Photographs; the last by name are taken."""
     kernels: tuple[str, ...] = ("Gaussian", "out of focus", "motion")
     """Which recipes of off_distribution.py."""
+    scales: tuple[Literal[1, 2, 4], ...] = (1, 2, 4)
+    """Scale factors."""
     photographs: int = 5
     """How many, evenly out of the last 40."""
     held_out: int = 40
@@ -62,7 +65,7 @@ def measure(what: What, pictures: list[Tensor]) -> Values:
     """One photograph, in this process."""
     hr, scale_factor = pictures[what["picture"]], what["scale"]
     true = RECIPES[what["kernels"]](scale_factor, 1000 + what["picture"])
-    prior = KernelPrior.from_pretrained(scale_factor, pretrained_path(PRIORS[what["prior"]]))
+    prior = KernelPrior.from_pretrained(scale_factor, pretrained_path(PRIORS[what["prior"]].format(scale_factor)))
     found = find(prior, hr, quantize(degrade(hr, true, scale_factor)), scale_factor)
     return {"kernel_psnr": round(kernel_psnr(found, true), 3)}
 
@@ -72,10 +75,10 @@ def main() -> int:
     require_recipes(options.kernels)
     pictures = held_out_crops(options.images, options.held_out, options.photographs, SIDE)
     rows = []
-    for prior, name in PRIORS.items():
-        mark = fingerprint(options.photographs, pretrained_path(name))
+    for scale_factor, (prior, name) in itertools.product(options.scales, PRIORS.items()):
+        mark = fingerprint(options.photographs, pretrained_path(name.format(scale_factor)))
         for kernels in options.kernels:
-            what = {"scale": 2, "kernels": kernels, "prior": prior, "fingerprint": mark}
+            what = {"scale": scale_factor, "kernels": kernels, "prior": prior, "fingerprint": mark}
             rows += [what | {"picture": index} for index in range(options.photographs)]
     measured(options.results / "known_picture.jsonl", [rows], partial(measure, pictures=pictures))
     print(tables.known_picture(options.results))

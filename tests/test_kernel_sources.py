@@ -173,15 +173,20 @@ def test_a_sharp_kernel_in_a_large_window_is_more_than_its_noise():
     assert KernelPrior(2).dequantisation == 1 / 720
 
 
-def test_the_shipped_mixed_prior_holds_kernels_that_it_has_not_seen():
-    prior = KernelPrior.from_pretrained(pretrained_path("FKP_mixed_x2.pt"))
-    assert (prior.scale_factor, prior.side, prior.kernels) == (2, 11, "mixed")
-    for name in ("gaussian", "motion", "disk"):
-        near = reconstruction(prior, Family(name, 2).draw(8, torch.Generator().manual_seed(123)))
+@pytest.mark.parametrize("scale_factor", [1, 2, 4])
+def test_a_shipped_mixed_prior_holds_kernels_that_it_has_not_seen(scale_factor):
+    path = pretrained_path(f"FKP_mixed_x{scale_factor}.pt")
+    assert path.stat().st_size < 5e6
+    prior = KernelPrior.from_pretrained(path)
+    side = kernel_side(scale_factor)
+    assert (prior.scale_factor, prior.side, prior.kernels) == (scale_factor, side, "mixed")
+    names = ("gaussian", "motion", "disk")
+    drawn = [Family(name, scale_factor).draw(4, torch.Generator().manual_seed(123)) for name in names]
+    for name, near in zip(names, reconstruction(prior, torch.cat(drawn)).split(4), strict=True):
         assert near.min() > 45, name
-    noise = torch.rand(8, 1, 11, 11, generator=torch.Generator().manual_seed(0))
+    noise = torch.rand(8, 1, side, side, generator=torch.Generator().manual_seed(0))
     noise = noise / noise.sum((1, 2, 3), keepdim=True)
-    motion = Family("motion", 2).draw(8, torch.Generator().manual_seed(123))
-    shipped = KernelPrior.from_pretrained(2)
+    motion = Family("motion", scale_factor).draw(8, torch.Generator().manual_seed(123))
+    shipped = KernelPrior.from_pretrained(scale_factor)
     assert prior.log_prob(motion).min() > prior.log_prob(noise).max()
     assert prior.log_prob(motion).mean() > shipped.log_prob(motion).mean() + 100

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ QUICK = {
     r"cd NonblindSR .*--train": "--steps 1 --batch 2 --patch 24 --held-out 1 --scales 2 -o {tmp}/out",
     r"cd NonblindSR .*--evaluate": "--dataset {tmp}/Set5",
     r"cd NonblindSR .*-c ": "",
-    r"cd FKP && python main.py --train .*--batch 500": "--epochs 1 --kernels-per-epoch 500 -o {tmp}/out",
+    r"cd FKP && python main.py --train .*--batch (250|500)": "--epochs 1 --kernels-per-epoch 500 -o {tmp}/out",
     r"cd FKP && python main.py --train": "--epochs 1 --kernels-per-epoch 200 -o {tmp}/out",
     r"cd FKP && python main.py --evaluate": "",
     r"cd FKP && python main.py --generate": "-o {tmp}/out",
@@ -60,6 +61,8 @@ QUICK = {
     r"benchmarks/misfit": f"--families motion --photographs 1 --held-out 1 --iterations 6 {RESULTS}",
     r"benchmarks/off_distribution": f"--methods bicubic prediction --photographs 1 --held-out 1 {RESULTS}",
     r"benchmarks/known_picture": f"--kernels motion --photographs 1 --held-out 1 {RESULTS}",
+    r"benchmarks/spline_flow.*--steps": f"--kernels motion --steps 2 --batch 20 {RESULTS}",
+    r"benchmarks/spline_flow": f"--couplings spline --kernels motion --steps 2 --batch 20 {RESULTS}",
     r"benchmarks/families": "",
     r"benchmarks/deblurring": f"--pictures 1 --widths 1.5 --noises 5 {RESULTS}",
     r"benchmarks/blind": f"--pictures 1 --kernels motion --noises 5 --methods input ours {RESULTS}",
@@ -155,6 +158,8 @@ def test_what_the_commands_measure_is_known(script, option, known, in_this_proce
 def marked(command):
     """What measures or trains is run beside the suite of every day."""
     marks = [pytest.mark.slow] + [pytest.mark.extended] * bool(re.search(r"benchmarks/|--train", command))
+    if "spline" in command and find_spec("zuko") is None:
+        marks.append(pytest.mark.skip(reason="no zuko: pip install blindsr[benchmarks]"))
     return pytest.param(command, marks=marks)
 
 
