@@ -27,7 +27,7 @@ SettingsOptions = overrides(PRESETS, "Single settings of the search, in place of
 
 @dataclass(frozen=True)
 class DIPMethodOptions(MethodOptions):
-    """Which variant of the method, and its weights."""
+    """Which variant of the method, and how the kernel is looked for."""
 
     model: DIPModel = "DIPFKP"
     """DIPFKP, or a baseline without the kernel prior: DIPSoftmax, DoubleDIP."""
@@ -91,7 +91,7 @@ def process(options: Options) -> int:
         path_prior=files.get("path_KP"),
         path_predictor=files.get("path_predictor"),
     )
-    recorded, batch = {"settings": asdict(settings)}, options.batch
+    recorded, batch = {"settings": asdict(settings)}, options.method.batch
     told = Method("DIPFKP", method.model, estimator, recorded, files, method.seed, batch=batch)
     told = with_field(told, options, device, method.path_predictor)
     return run_batch(options, with_nonblind(told, options, device) if options.SR else told)

@@ -27,7 +27,7 @@ SettingsOptions = overrides(PRESETS, "Single settings of the search, in place of
 
 @dataclass(frozen=True)
 class GANMethodOptions(MethodOptions):
-    """Which variant of the method, and its weights."""
+    """Which variant of the method, and how the kernel is looked for."""
 
     model: GANModel = "KernelGANFKP"
     """KernelGANFKP, or the baseline without the kernel prior: KernelGAN, whose only preset is its paper's."""
@@ -68,8 +68,8 @@ def effective_settings(options: Options) -> GANSettings:
 def main() -> int:
     options = parse(Options, __doc__ or "")
     settings, method = effective_settings(options), options.method
-    if options.batch is not None and method.model == "KernelGAN":
-        raise ValueError(f"--batch {options.batch}: KernelGAN searches one picture at a time; leave it out")
+    if method.batch is not None and method.model == "KernelGAN":
+        raise ValueError(f"--batch {method.batch}: KernelGAN searches one picture at a time; leave it out")
     files, float32 = {}, {}
     if method.model == "KernelGANFKP":
         files["path_KP"] = method.path_KP or pretrained_path("FKP_x2.pt")
@@ -88,7 +88,7 @@ def main() -> int:
         float32=options.run.float32,
     )
     recorded = {"settings": asdict(settings)} | float32
-    told = Method("KernelGANFKP", method.model, estimator, recorded, files, method.seed, batch=options.batch)
+    told = Method("KernelGANFKP", method.model, estimator, recorded, files, method.seed, batch=method.batch)
     told = with_field(told, options, device, method.path_predictor)
     return run_batch(options, with_nonblind(told, options, device) if options.SR else told)
 

@@ -22,7 +22,7 @@ def with_field(method: Method, options: EstimatorOptions, device: torch.device, 
     Raises:
         FileNotFoundError, ValueError: there are no such weights, or the pictures have one kernel.
     """
-    if not options.local:
+    if not options.method.local:
         return method
     if not options.photographs:
         raise ValueError("--local: laboratory data have one kernel; take photographs, -i or --real, or leave it out")

@@ -1,7 +1,8 @@
 """Blur that the Gaussian prior does not know: what a search loses, and whether the doubt says so.
 
 The middle 256×256 pixels of photographs that the predictor was not trained on, blurred by kernels of each of
-:data:`RECIPES`. A run is a photograph with one method: bicubic enlargement, the predicted kernel, the search, the
+:data:`RECIPES`. A run is a photograph with one method: bicubic enlargement, the predicted kernel, the same with
+USRNet told noise that there is none of, which keeps it from undoing a wrong kernel to the last, the search, the
 prior's kernel nearest to the true one ("oracle latent"), and the true one. Each is a record in --results and is not
 repeated.
 
@@ -12,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from blindsr.command import parse, run
 from blindsr.degradation import degrade, modcrop, quantize
 from blindsr.devices import pick_device
 from blindsr.doubts import doubts
+from blindsr.estimation import Preset
 from blindsr.images import to_uint8
 from blindsr.kernel_families import random_disk_kernels
 from blindsr.kernels import kernel_side, random_kernels_numpy, random_motion_kernels, variance_range
@@ -38,8 +40,11 @@ from NonblindSR.evaluation import score
 from NonblindSR.usrnet import USRNet
 
 SIDE = 256
-Method = Literal["bicubic", "prediction", "search", "oracle latent", "oracle"]
-METHODS: tuple[Method, ...] = ("bicubic", "prediction", "search", "oracle latent", "oracle")
+Method = Literal["bicubic", "prediction", "prediction, 2 told", "search", "oracle latent", "oracle"]
+METHODS: tuple[Method, ...] = get_args(Method)
+PRESETS: dict[Method, Preset] = {"prediction": "prediction", "prediction, 2 told": "prediction", "search": "search"}
+TOLD = {"prediction, 2 told": 2 / 255}
+"""Noise level that USRNet is told, where it is not 0."""
 
 
 def noisy(level: float, side: int | None = None, variances: tuple[float, float] | None = None) -> "Recipe":
@@ -114,14 +119,15 @@ def measure(what: What, pictures: list[Tensor], path: Path, path_prior: Path | N
         prior = KernelPrior.from_pretrained(scale_factor, path_prior)
         kernel = prior.decode(prior.invert(true))
     elif method != "oracle":
-        estimator = pretrained_estimator(scale_factor, pick_device(), preset(method), path_prior=path_prior)
+        estimator = pretrained_estimator(scale_factor, pick_device(), preset(PRESETS[method]), path_prior=path_prior)
         found = estimator(lr.to(pick_device()), scale_factor, seed=0)
         kernel = found.kernel
         values = {"expected_error": found.expected_error, "doubted": bool(doubts(found, photograph=False))}
         values["seconds"] = round(found.seconds, 2)
     if method != "oracle":
         values["kernel_psnr"] = round(kernel_psnr(kernel, true), 3)
-    return {"psnr": round(score(network(path), lr, kernel, hr, scale_factor)[0], 4), **values}
+    psnr, _ = score(network(path), lr, kernel, hr, scale_factor, TOLD.get(method, 0.0))
+    return {"psnr": round(psnr, 4), **values}
 
 
 def main() -> int:
@@ -135,9 +141,9 @@ def main() -> int:
         parts: list[Any] = [options.photographs]
         if method != "bicubic":
             parts.append(usrnet)
-        if method in ("prediction", "search"):
-            parts += [preset(method), pretrained_path("kernel_predictor.pth")]
-        if method in ("prediction", "search", "oracle latent"):
+        if method in PRESETS:
+            parts += [preset(PRESETS[method]), pretrained_path("kernel_predictor.pth")]
+        if method in PRESETS or method == "oracle latent":
             parts.append(prior)
         kind = "shipped" if options.path_KP is None else KernelPrior.from_pretrained(options.sf, prior).kernels
         what = {"scale": options.sf, "method": method, "prior": kind, "fingerprint": fingerprint(*parts)}

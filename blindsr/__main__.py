@@ -41,8 +41,8 @@ class Options:
 
 def main() -> int:
     # A front door, as super_resolve is: inside the call, so that blindsr depends on no estimator.
+    from DIPFKP.main import DIPMethodOptions, process
     from DIPFKP.main import Options as DIPOptions
-    from DIPFKP.main import process
 
     options = parse(Options, __doc__ or "", "blindsr")
     if not options.photographs:
@@ -56,7 +56,7 @@ def main() -> int:
             pictures=PictureOptions(sigma=options.sigma),
             run=options.run,
             SR=True,
-            local=options.local,
+            method=DIPMethodOptions(local=options.local),
         )
     )
 

@@ -123,7 +123,7 @@ class BatchOptions:
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """Weights of the method, and its chance."""
+    """How the kernel is looked for."""
 
     path_KP: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Weights of the kernel prior; without it, the shipped data/pretrained_models/FKP_x<sf>.pt (KernelGAN-FKP takes
@@ -132,6 +132,12 @@ class MethodOptions:
     """Weights of the predictor of the start; without it, the shipped ones, for photographs or for laboratory data."""
     seed: int = 0
     """Seed of every random number; on one CPU the same seed gives the same result."""
+    local: bool = False
+    """With --SR: the blur varies over the photographs, towards the corners or with depth. It is read everywhere, and
+    undone place by place. Where it does not vary enough to be told, this changes nothing."""
+    batch: Annotated[int | None, _hint("by the free memory of a GPU; 1 on a CPU", metavar="N")] = None
+    """Search up to so many pictures as one: a GPU is hardly busy with one. Each comes out as it does alone, but for
+    rounding, which a search amplifies."""
 
 
 @dataclass(frozen=True)
@@ -140,9 +146,4 @@ class EstimatorOptions(BatchOptions):
 
     SR: bool = False
     """Super-resolve with USRNet and the kernel found. Without it the result is the estimator's own image, if any."""
-    local: bool = False
-    """With --SR: the blur varies over the photographs, towards the corners or with depth. It is read everywhere, and
-    undone place by place. Where it does not vary enough to be told, this changes nothing."""
-    batch: Annotated[int | None, _hint("by the free memory of a GPU; 1 on a CPU", metavar="N")] = None
-    """Search up to so many pictures as one: a GPU is hardly busy with one. Each comes out as it does alone, but for
-    rounding, which a search amplifies."""
+    method: MethodOptions = field(default_factory=MethodOptions)
