@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blindsr.devices import free_memory, gains_from_bfloat16, release_memory
+from blindsr.devices import free_memory, gains_from_bfloat16, release_memory, trim_memory
 from blindsr.estimation import NonblindSR, OnStep
 from blindsr.field import blend_patches
 from NonblindSR.usrnet import ResUNet, USRNet, blur_spectra, data_step, require_room
@@ -213,7 +213,7 @@ def _run(
     rows, cols = _cuts(x.shape[2], tile), _cuts(x.shape[3], tile)
     tiles = len(rows) * len(cols)
     # Each step takes pieces of other sizes: what the one before left is of no use to it and would add up.
-    release = release_memory if lr.device.type == "cpu" and tiles > 1 else lambda: None
+    release = trim_memory if lr.device.type == "cpu" and tiles > 1 else lambda: None
     done = 0
 
     def count_tile() -> None:

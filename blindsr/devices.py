@@ -20,6 +20,7 @@ __all__ = [
     "release_memory",
     "searches_at_once",
     "share_memory",
+    "trim_memory",
 ]
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
@@ -169,10 +170,15 @@ def _kept_memory() -> int:
 
 
 def release_memory(device: torch.device | None = None) -> None:
-    """Hand back to the system what is freed: after running out of memory, or before work on other sizes."""
+    """Hand back to the system all that is not needed any more: after running out of memory, or between pictures."""
     gc.collect()
     if device is not None and device.type == "cuda":
         torch.cuda.empty_cache()
+    trim_memory()
+
+
+def trim_memory() -> None:
+    """Hand back to the system what is freed, before work on other sizes; takes milliseconds, unlike garbage."""
     trim = _from_glibc("malloc_trim")
     if trim is not None:
         trim(0)

@@ -269,7 +269,7 @@ def test_no_search_goes_on_from_another_or_from_a_damaged_checkpoint(options, pr
 
 
 def test_a_failed_picture_leaves_no_checkpoint(options, prior):
-    assert batch(options, Interrupted(prior, ValueError("bad luck"))) == (1, [1])
+    assert batch(options, Interrupted(prior, ValueError("bad luck"))) == (2, [1])
     assert hidden(options) == []
 
 
