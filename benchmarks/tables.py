@@ -394,7 +394,8 @@ def variants(results: Path, zoom: float) -> str:
         worst = mean(row, "worst_gap") if mean(row, "worst_gap") is not None else min(r.values["gap"] for r in row)
         scores = [number(mean(row, "kernel_psnr"), 2), number(mean(row, "psnr"), 2)]
         gaps = [number(mean(row, "gap"), 2, "+"), number(worst, 2, "+")]
-        cells = [*scores, *gaps, number(median(row, "seconds"), 1)]
+        timed = pick(quiet(records), scale=scale, variant=variant, weights=weights)
+        cells = [*scores, *gaps, number(median(timed, "seconds"), 1)]
         rows.append([f"x{scale}", variant, weights, str(pictures(row)), *cells])
     rows.sort(key=lambda cells: int(cells[0][1:]))
     head = ["", "variant", "USRNet", "pictures", "kernel PSNR", "PSNR", "gap to oracle", "largest gap", "s"]

@@ -1,10 +1,10 @@
-"""DIP-FKP's presets, and what its search is made of: variants on held-out photographs, accuracy against seconds.
+"""DIP-FKP's presets, and what its search is made of: variants on held-out photographs.
 
 The middle 256×256 pixels of photographs that the predictor was not trained on, each blurred by a kernel of its own;
 for each variant the kernel PSNR, the PSNR gap to the oracle (the image made with the true kernel), and the seconds.
 Each run is a record in --results and is not repeated.
 
-python benchmarks/variants.py --images ../photographs/predictor/ --figure docs/variants.png
+python benchmarks/variants.py --images ../photographs/predictor/
 """
 
 from dataclasses import dataclass, replace
@@ -15,7 +15,6 @@ from typing import Annotated
 import torch
 import torch.nn.functional as F
 import tyro
-from matplotlib.figure import Figure
 from torch import Tensor
 
 import tables
@@ -27,7 +26,7 @@ from blindsr.metrics import kernel_psnr
 from blindsr.paths import pretrained_path
 from DIPFKP.estimator import preset, pretrained_estimator
 from held_out import held_out_crops
-from logbook import RESULTS, Values, What, fingerprint, measured, read
+from logbook import RESULTS, Values, What, fingerprint, measured
 from NonblindSR.evaluation import score
 from NonblindSR.usrnet import USRNet
 
@@ -54,9 +53,6 @@ VARIANTS = {
     "paper": preset("paper"),
 }
 
-MARKED = ("prediction", "search", "paper")
-"""Stars in the figure: what ``--preset`` offers."""
-
 
 @dataclass(frozen=True)
 class Options:
@@ -64,8 +60,6 @@ class Options:
 
     images: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """The photographs that the predictor was trained on; those it holds out (the last by name) are taken."""
-    figure: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Picture to draw."""
     variants: tuple[str, ...] = tuple(name for name in VARIANTS if name != "paper")
     """Which variants; "paper" is not among them unless named, for it takes a quarter of an hour a photograph."""
     scales: tuple[int, ...] = (2, 3, 4)
@@ -116,31 +110,6 @@ def measure(what: What, pictures: list[Tensor], path: Path) -> Values:
     }
 
 
-def draw(results: Path, scales: tuple[int, ...], zoom: float, path: Path) -> None:
-    """PSNR gap to the oracle against seconds, a panel for each scale factor."""
-    records = [record for record in read(results / "variants.jsonl") if record.what["zoom"] == zoom]
-    figure = Figure(figsize=(9 * len(scales), 6), layout="constrained")
-    for scale_factor, axis in zip(scales, figure.subplots(1, len(scales), squeeze=False)[0], strict=True):
-        for i, variant in enumerate(VARIANTS):
-            row = tables.pick(records, scale=scale_factor, variant=variant)
-            if not row:
-                continue
-            marker, size = ("*", 120) if variant in MARKED else ("os^vDPX"[i % 7], 30)
-            place = tables.median(row, "seconds"), -(tables.mean(row, "gap") or 0.0)
-            axis.scatter(*place, s=size, marker=marker, color=f"C{i % 10}", label=variant)
-        axis.set_xscale("log")
-        axis.set_yscale("log")
-        axis.invert_yaxis()
-        axis.set_title(f"x{scale_factor}")
-        axis.set_xlabel("seconds per image")
-        axis.set_ylabel("PSNR gap to the oracle kernel (dB)")
-        for each in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
-            each(lambda value, _: f"−{value:g}")
-        axis.grid(which="both", alpha=0.3)
-        axis.legend(title="★ a preset", loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.savefig(path, dpi=100)
-
-
 def main() -> int:
     options = parse(Options, __doc__ or "")
     unknown = [variant for variant in options.variants if variant not in VARIANTS]
@@ -160,8 +129,6 @@ def main() -> int:
             row = [what | {"picture": index} for index in range(options.photographs)]
             measured(options.results / "variants.jsonl", [row], run_one)
     print(tables.variants(options.results, options.zoom))
-    if options.figure is not None:
-        draw(options.results, options.scales, options.zoom, options.figure)
     return 0
 
 

@@ -1,5 +1,6 @@
 """Where the reference material lies, and small images that need no file."""
 
+import gc
 import os
 import pickle
 from pathlib import Path
@@ -18,6 +19,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Tests run side by side: threads of one would only be in another's way.
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: the garbage collector need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
