@@ -81,9 +81,8 @@ def super_resolve(
     scale_factor = int(scale_factor)
     where = pick_device(device)
     planes = _to_planes(image).to(where)
-    grey, has_alpha = len(planes) < 3, len(planes) % 2 == 0
     # Of grey three equal channels, as estimators and USRNet expect.
-    lr = planes[None, : 1 if grey else 3].expand(1, 3, -1, -1)
+    lr = planes[None, : 1 if _is_grey(planes) else 3].expand(1, 3, -1, -1)
     step = choose_nonblind(
         not prepared, scale_factor, sigma if sigma == "auto" else 255 * sigma, where, float32=float32
     )
@@ -104,13 +103,21 @@ def super_resolve(
         sr = enlarge(lr, scale_factor)[0]
     else:
         sr = restore(step.network, lr, found.blur, scale_factor, noise, padding, on_step)[0]
-    if grey:
+    return _like(_as_planes(sr, planes, scale_factor).clamp(0, 1), image), replace(found, notes=notes)
+
+
+def _is_grey(planes: Tensor) -> bool:
+    return len(planes) < 3
+
+
+def _as_planes(sr: Tensor, planes: Tensor, scale_factor: int) -> Tensor:
+    """A 3×(s·h)×(s·w) result with the channels of ``planes``: grey again, and with their alpha, resized."""
+    if _is_grey(planes):
         sr = sr.mean(dim=0, keepdim=True)
-    if has_alpha:
-        sr = torch.cat(
-            [sr, F.interpolate(planes[None, -1:], scale_factor=scale_factor, mode="bicubic")[0].to(sr.device)]
-        )
-    return _like(sr.clamp(0, 1), image), replace(found, notes=notes)
+    if len(planes) % 2 == 0:
+        alpha = F.interpolate(planes[None, -1:], scale_factor=scale_factor, mode="bicubic")[0]
+        sr = torch.cat([sr, alpha.to(sr.device)])
+    return sr
 
 
 def _default_estimator(scale_factor: int, prepared: bool, device: torch.device) -> Estimator:
