@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blindsr.checkpoints import load_checkpoint, load_state, unwrapped
+from blindsr.estimation import Limits
 from blindsr.field import from_axes, principal_axes
 from blindsr.images import LUMA
 from blindsr.kernels import ENLARGING, SCALE_FACTORS, gaussian_kernels, kernel_side, variance_range
@@ -46,6 +47,16 @@ LEAST_COLOUR_NOISE = 1.5 / 255
 """Noise of the colours up to which it can be their texture or rounding."""
 COLOUR_SHARE = 0.7
 """Share of the noise read off the luma that the colours have at least where the picture was not compressed."""
+LABORATORY_LIMITS = Limits(uncertain=0.32)
+"""Of weights that read no noise, on LR images at x2 to x4: those of BSDS500 have expected errors of 0.06 to 0.23, up
+to four times enlarged too; gradients, single edges and flat areas 0.38 to 0.76 (at x8 0.21 to 0.35)."""
+PHOTO_LIMITS = Limits(uncertain=0.45, wide=0.85, linear=1.8, noisy=15.0)
+"""Of weights that read noise: photographs of BSDS500 have 0.20 to 0.29 as they are, up to 0.45 with noise of 20. Off
+lines of 5 to 15 pixels, standard deviations of a ratio of 1.6 to 3.2 were read, off discs of 1.0 to 1.4."""
+OWN_SIZE_LIMITS = Limits(uncertain=0.7, wide=1.0, linear=1.8, noisy=2.5, sharp=0.45)
+"""At x1. Without noise, 0.06 to 0.56 was expected of Gaussians, 0.7 to 2.0 of lines of 9 and 15 pixels. With noise it
+is as large of Gaussians, and undoing the nearest one does no harm. Of unblurred photographs of BSDS500 a standard
+deviation of up to 0.1 is read, of those blurred by 0.7 pixels 0.55 and more."""
 MIN_SIDE = 16
 """Sides in LR pixels below which an image is extended by its border pixels."""
 
@@ -91,6 +102,8 @@ class Prediction:
     to the range of the kernels (:func:`blindsr.kernels.variance_range`). Beyond it, the blur is another one."""
     spread: tuple[float, float] = (math.nan, math.nan)
     """Their square roots in LR pixels."""
+    limits: Limits | None = None
+    """From where on these are in doubt."""
     sigma: float | None = None
     """Noise level in image range, as :func:`blindsr.photographs.noise_level` counts it; None where the weights do not
     tell (those for laboratory data)."""
@@ -98,7 +111,12 @@ class Prediction:
     @property
     def findings(self) -> dict[str, Any]:
         """What :class:`blindsr.estimation.Estimate` says of it, by its names."""
-        return {"expected_error": self.expected_error, "spread": self.spread, "sigma": self.sigma}
+        return {
+            "expected_error": self.expected_error,
+            "spread": self.spread,
+            "limits": self.limits,
+            "sigma": self.sigma,
+        }
 
 
 class Reading(NamedTuple):
@@ -258,7 +276,12 @@ class KernelPredictor(nn.Module):
         sigma = _noise_level(readings, lr)
         variances = float(largest), float(smallest)
         spread = math.sqrt(max(variances[0], 0)) / scale_factor, math.sqrt(max(variances[1], 0)) / scale_factor
-        return Prediction(kernel.float(), expected_error, variances, spread, sigma)
+        return Prediction(kernel.float(), expected_error, variances, spread, self._limits(scale_factor), sigma)
+
+    def _limits(self, scale_factor: int) -> Limits:
+        if scale_factor == 1:
+            return OWN_SIZE_LIMITS
+        return PHOTO_LIMITS if self.noise_heads else LABORATORY_LIMITS
 
     def noise_level(self, lr: Tensor) -> float:
         """The noise level of 1×3×h×w in [0, 1], in image range.

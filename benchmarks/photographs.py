@@ -218,7 +218,7 @@ def measure(
 
     enlarged = np.asarray(Image.fromarray(photograph.lr).resize(photograph.hr.shape[1::-1], Image.Resampling.BICUBIC))
     estimate = Estimate(ours, None, losses=[], seconds=0.0, seed=0, **prediction.findings)
-    alone = is_left_alone(estimate, True, 255 * told, own_size=scale_factor == 1)
+    alone = is_left_alone(estimate, True, 255 * told)
     scores = {"bicubic": psnr(enlarged), "ours": psnr(enlarged) if alone else restored(ours, told)}
     if options.search:
         scores["search"] = psnr(super_resolve(photograph.lr, scale_factor)[0])

@@ -96,10 +96,10 @@ def super_resolve(
         estimate = estimator(lr, scale_factor, seed=seed, on_step=on_step)
     found = place(estimate, scale_factor, photograph=not prepared)
     noise = step.sigma(lr, found.sigma) if callable(step.sigma) else step.sigma
-    read, own_size = 255 * noise if callable(step.sigma) else None, scale_factor == 1
-    notes = doubts(found, not prepared, read, own_size=own_size) + found.notes
+    read = 255 * noise if callable(step.sigma) else None
+    notes = doubts(found, not prepared, read, own_size=scale_factor == 1) + found.notes
     padding: Padding = "circular" if periodic else "none" if prepared else "reflect"
-    if is_left_alone(found, not prepared, read, own_size=own_size):
+    if is_left_alone(found, not prepared, read):
         sr = enlarge(lr, scale_factor)[0]
     else:
         sr = restore(step.network, lr, found.blur, scale_factor, noise, padding, on_step)[0]

@@ -24,6 +24,7 @@ __all__ = [
     "Checkpoint",
     "Estimate",
     "Estimator",
+    "Limits",
     "NoiseEstimator",
     "NonblindSR",
     "OnStep",
@@ -61,6 +62,22 @@ class NonblindSR(Protocol):
 
 
 @dataclass(frozen=True)
+class Limits:
+    """How far what an estimator reads off an image can be trusted, as measured on images whose blur is known."""
+
+    uncertain: float
+    """Expected error above which the kernel is doubted."""
+    wide: float = math.inf
+    """Standard deviation in LR pixels from which on a doubted blur may be none of the Gaussian kernels."""
+    linear: float = math.inf
+    """Ratio of the two standard deviations from which on it is motion then, else out of focus."""
+    noisy: float = math.inf
+    """Grey levels of noise from which on it is the noise that makes the kernel doubtful."""
+    sharp: float = 0.0
+    """Standard deviation in LR pixels below which there is no blur that could be undone."""
+
+
+@dataclass(frozen=True)
 class Estimate:
     """What an estimator found out about one LR image."""
 
@@ -81,6 +98,8 @@ class Estimate:
     spread: tuple[float, float] | None = None
     """Standard deviations of the blur along its axes, the larger first, in LR pixels, as read off the image and not
     limited to what kernels can be, where the estimator reads them."""
+    limits: Limits | None = None
+    """From where on these two raise doubts (:mod:`blindsr.doubts`), where the estimator knows."""
     sigma: float | None = None
     """Noise level in image range, where the estimator read it off the image."""
     converged: bool | None = None

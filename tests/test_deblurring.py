@@ -23,7 +23,7 @@ from blindsr.restoration import _continued, restore
 from DIPFKP.estimator import preset, pretrained_estimator
 from FKP import KernelPrior
 from KernelPredictor import KernelPredictor
-from KernelPredictor.predictor import predictor_path
+from KernelPredictor.predictor import OWN_SIZE_LIMITS, PHOTO_LIMITS, predictor_path
 from KernelPredictor.training import PredictorSettings, train
 from NonblindSR.tiling import pretrained_nonblind
 from NonblindSR.weights import choose_nonblind, shipped_weights
@@ -67,15 +67,17 @@ def test_a_sharp_photograph_is_left_as_it_is(sharp, quick):
     assert estimate.notes[0].startswith("sharp")
 
 
-SEEN = Estimate(torch.ones(1, 1, 3, 3) / 9, None, [], 0.0, 0, expected_error=0.2, spread=(0.2, 0.1))
+SEEN = Estimate(
+    torch.ones(1, 1, 3, 3) / 9, None, [], 0.0, 0, expected_error=0.2, spread=(0.2, 0.1), limits=OWN_SIZE_LIMITS
+)
 
 
 def test_what_is_left_alone_is_said():
-    assert is_left_alone(SEEN, True, own_size=True)
-    assert not is_left_alone(SEEN, True)  # made larger, it needs its kernel
-    assert not is_left_alone(SEEN, False, own_size=True)
+    assert is_left_alone(SEEN, True)
+    assert not is_left_alone(replace(SEEN, limits=PHOTO_LIMITS), True)  # made larger, it needs its kernel
+    assert not is_left_alone(SEEN, False)
     strong = replace(SEEN, expected_error=0.8, spread=(6.0, 1.0))
-    assert is_left_alone(strong, True, own_size=True)
+    assert is_left_alone(strong, True)
     (line,) = doubts(strong, True, own_size=True)
     assert line.startswith("motion")
     assert "left as it is" in line

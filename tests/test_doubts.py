@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from blindsr.doubts import doubts, is_beyond_kernels
-from blindsr.estimation import Estimate
+from blindsr.estimation import Estimate, Limits
 
-SURE = Estimate(torch.ones(1, 1, 3, 3) / 9, None, [], 0.0, 0, expected_error=0.2, spread=(0.5, 0.4))
+LIMITS = Limits(uncertain=0.45, wide=0.85, linear=1.8, noisy=15.0)
+SURE = Estimate(torch.ones(1, 1, 3, 3) / 9, None, [], 0.0, 0, expected_error=0.2, spread=(0.5, 0.4), limits=LIMITS)
 
 
 def test_a_good_photograph_raises_none():
@@ -46,4 +47,15 @@ def test_noise_that_was_told_is_no_doubt_but_what_was_read_is():
 
 def test_laboratory_data_are_doubted_for_their_texture_alone():
     assert doubts(SURE, photograph=False, sigma=30.0) == ()
-    assert "± 50%" in doubts(dataclasses.replace(SURE, expected_error=0.5), photograph=False)[0]
+    (line,) = doubts(dataclasses.replace(SURE, expected_error=0.5), photograph=False)
+    assert "± 50%" in line
+    assert "sharper or larger part" in line
+
+
+def test_the_limits_are_the_estimator_s():
+    unsure = dataclasses.replace(SURE, expected_error=0.5, spread=(1.1, 0.4))
+    assert is_beyond_kernels(unsure, photograph=True)
+    for limits in (None, dataclasses.replace(LIMITS, uncertain=0.6)):
+        other = dataclasses.replace(unsure, limits=limits)
+        assert doubts(other, photograph=True) == doubts(other, photograph=False) == ()
+        assert not is_beyond_kernels(other, photograph=True)

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from blindsr.degradation import border, degrade, quantize
-from blindsr.doubts import UNCERTAIN
 from blindsr.images import LUMA
 from blindsr.kernels import gaussian_kernels, kernel_side, random_kernels, variance_range
 from blindsr.metrics import kernel_psnr
@@ -140,7 +139,7 @@ def test_a_flat_picture_is_answered_with_doubt(predictor, photograph):
     assert torch.isfinite(flat.kernel).all()
     kernel = random_kernels(1, 2, torch.Generator().manual_seed(0))
     clear = predictor.predict(quantize(degrade(photograph, kernel, 2)), 2)
-    assert clear.expected_error < 0.3 < UNCERTAIN < flat.expected_error
+    assert clear.expected_error < 0.3 < clear.limits.uncertain < flat.expected_error
 
 
 @pytest.mark.parametrize(

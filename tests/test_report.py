@@ -18,10 +18,11 @@ from blindsr.batch.command import Method, run_batch
 from blindsr.batch.options import BatchOptions, RunOptions
 from blindsr.batch.previews import Window, enlarge, textured_window
 from blindsr.batch.report import main, write_report
-from blindsr.estimation import Estimate
+from blindsr.estimation import Estimate, Limits
 from blindsr.kernel_shape import kernel_png, kernel_shape, save_kernel_comparison
 from blindsr.kernels import gaussian_kernels
 
+LIMITS = Limits(uncertain=0.45, wide=0.85)
 HOSTILE = "<img src=x onerror=alert(1)>"
 
 
@@ -31,7 +32,7 @@ def estimator(lr, scale_factor, *, seed, on_step=None):
     lambdas = torch.tensor([9.0, 1.0])[:, None]
     kernel = gaussian_kernels(*lambdas, torch.tensor([0.5]), 21, 4)
     image = lr.repeat_interleave(scale_factor, 2).repeat_interleave(scale_factor, 3)
-    return Estimate(kernel, image, [0.5], 1.5, seed, expected_error=0.5, notes=(f"a note {HOSTILE}",))
+    return Estimate(kernel, image, [0.5], 1.5, seed, expected_error=0.5, limits=LIMITS, notes=(f"a note {HOSTILE}",))
 
 
 @pytest.fixture

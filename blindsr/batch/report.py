@@ -32,11 +32,7 @@ BINS = 16
 """Bars of a histogram."""
 
 
-UNCERTAIN_REMEDY = (
-    "Compare with a sharper or larger part of the picture. If the blur is known, hand its kernel to "
-    "NonblindSR/main.py --kernel."
-)
-NOT_CONVERGED_REMEDY = "Give the search more --iterations, or take --preset prediction."
+NOT_CONVERGED = "the kernel had not converged; give the search more --iterations, or take --preset prediction"
 
 
 @dataclass(frozen=True)
@@ -59,8 +55,8 @@ class Row:
     """(label, value with unit) of what is known."""
     values: dict[str, float]
     """What to sort by."""
-    doubts: list[tuple[str, str]]
-    """(what is doubtful, what to do about it)."""
+    doubts: list[str]
+    """What is doubtful and what to do about it."""
     given: list[str]
     """Options that were given."""
     ellipses: Ellipses | None
@@ -158,13 +154,10 @@ def _scores(record: Record) -> list[tuple[str, str]]:
     return known
 
 
-def _doubts(record: Record) -> list[tuple[str, str]]:
+def _doubts(record: Record) -> list[str]:
     notes = record.result.get("notes")
-    texts = [str(note) for note in notes] if isinstance(notes, list) else []
-    doubts = [(text, UNCERTAIN_REMEDY if text.startswith("uncertain") else "") for text in texts]
-    if record.result.get("converged") is False:
-        doubts.append(("the kernel had not converged", NOT_CONVERGED_REMEDY))
-    return doubts
+    doubts = [str(note) for note in notes] if isinstance(notes, list) else []
+    return doubts + [NOT_CONVERGED] * (record.result.get("converged") is False)
 
 
 def _given(record: Record) -> list[str]:

@@ -105,8 +105,7 @@ def restored(loaded: Loaded, lr: Tensor, estimate: Estimate, job: Job, on_step: 
         return Restored(estimate, estimate.image, None, None)
     sigma = 255 * (job.sigma(lr, estimate.sigma) if callable(job.sigma) else job.sigma)
     began = time.perf_counter()
-    read, own_size = _read(job, sigma), job.scale_factor == 1
-    if is_left_alone(estimate, job.photograph, read, loaded.picture.jpeg_quality, own_size=own_size):
+    if is_left_alone(estimate, job.photograph, _read(job, sigma), loaded.picture.jpeg_quality):
         image = enlarge(lr, job.scale_factor).cpu()
     else:
         padding: Padding = "reflect" if job.photograph else "none"

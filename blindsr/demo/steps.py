@@ -131,8 +131,7 @@ def super_resolved(session: Session, picture: Picture, choice: Choice, on_step: 
     step = choose_nonblind(True, session.scale_factor, "auto" if choice.sigma is None else choice.sigma, device)
     lr = picture.image.to(device)
     sigma = step.sigma(lr, estimate.sigma) if callable(step.sigma) else step.sigma
-    own_size = session.scale_factor == 1
-    if is_left_alone(estimate, True, jpeg_quality=picture.jpeg_quality, own_size=own_size):
+    if is_left_alone(estimate, True, jpeg_quality=picture.jpeg_quality):
         return enlarge(lr, session.scale_factor).cpu()
     image = restore(step.network, lr, estimate.kernel, session.scale_factor, sigma, "reflect", on_step)
     return image.cpu()
