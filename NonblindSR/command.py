@@ -18,7 +18,7 @@ def with_nonblind(method: Method, options: BatchOptions, device: torch.device) -
         options.sf,
         options.pictures.sigma,
         device,
-        options.path_nonblind,
+        options.pictures.path_nonblind,
         path_predictor=method.files.get("path_predictor") if options.photographs else None,
         tile=options.run.tile,
         float32=options.run.float32,

@@ -84,7 +84,7 @@ def run_training(options: Options) -> int:
 def run_evaluation(options: Options) -> int:
     items = find_items(options.dataset or "Test", options.model, options.sf)
     step = choose_nonblind(
-        False, options.sf, options.pictures.sigma, pick_device(options.run.device), options.path_nonblind
+        False, options.sf, options.pictures.sigma, pick_device(options.run.device), options.pictures.path_nonblind
     )
     if callable(step.sigma):
         raise ValueError("--sigma auto: --evaluate takes a number")
@@ -99,7 +99,7 @@ def run_evaluation(options: Options) -> int:
     if scores:
         mean_psnr, mean_ssim = (sum(values) / len(scores) for values in zip(*scores, strict=True))
         print(f"{f'mean of {len(scores)}':>20}  PSNR {mean_psnr:.2f} dB  SSIM {mean_ssim:.4f}")
-    return 0 if len(scores) == len(items) else 1
+    return 0 if len(scores) == len(items) else 2
 
 
 def run_kernel(options: Options, path: Path) -> int:

@@ -25,7 +25,7 @@ from blindsr.batch.command import _settings
 from blindsr.degradation import degrade
 from blindsr.devices import gains_from_bfloat16
 from blindsr.kernels import align, random_kernels
-from blindsr.paths import pretrained_path
+from blindsr.paths import pretrained_path, shipped_dataset
 
 QUICK = [
     "--iterations",
@@ -509,9 +509,10 @@ def test_an_empty_argument_is_not_the_current_folder(own):
 def test_the_help_shows_every_presets_settings():
     text = " ".join(typed("DIPFKP", "--help").stdout.replace("│", " ").split())
     assert "(prediction: 0, search: 150, paper: 1000)" in text
-    first = text[: text.index("--sigma")]
-    for option in ("-i PATH", "-o DIR", "--sf", "--SR", "-d ", "--preset"):
-        assert option in first
+    first = text[: text.index("picture options")]
+    assert re.findall(r"--[\w-]+", first.split("show this help")[1]) == [
+        *("--input", "--input-dir", "--output-dir", "--sf", "--dataset", "--SR", "--no-SR", "--preset")
+    ]
     for option in ("--model", "--path-nonblind", "--real", "--prepared", "--path-KP", "--seed", "--device"):
         assert option in text
 
@@ -670,6 +671,13 @@ def test_nonblind_command(tmp_path, own):
     done = command("NonblindSR", "--evaluate", "--sf", 4)
     assert done.returncode == 0, done.stderr
     assert re.search(r"mean of 1  PSNR \d\d\.\d\d dB  SSIM 0\.\d{4}\n", done.stdout)
+
+
+def test_an_evaluation_whose_picture_failed_says_so_and_by_its_status(own):
+    shutil.copytree(shipped_dataset("Test"), own / "mine")
+    (picture,) = (own / "mine" / "DIPFKP_lr_x4").iterdir()
+    picture.write_bytes(b"no picture")
+    refused(typed("NonblindSR", "--evaluate", "--sf", 4, "-d", own / "mine"), picture.name)
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ def _hint(default: str, **arguments: Any) -> Any:
 
 @dataclass(frozen=True)
 class PictureOptions:
-    """What the pictures are."""
+    """What the pictures are, and what USRNet makes of them."""
 
     prepared: bool = False
     """The pictures of -i are laboratory data as prepare_dataset.py makes them: published kernel centre, periodic
@@ -30,6 +30,8 @@ class PictureOptions:
     sigma: Annotated[float | Literal["auto"] | None, _hint("auto for photographs, 0 for laboratory data")] = None
     """Noise level that USRNet expects, in grey levels of 255: 0 to 50 for photographs, 0 to 15 for laboratory data;
     auto reads it off each picture."""
+    path_nonblind: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Weights of USRNet; without it, the shipped ones, for photographs or for laboratory data."""
     format: OutputFormat = "same"
     """Format of the results; same is that of the input where it loses nothing visible, else PNG."""
     quality: int = QUALITY
@@ -107,8 +109,6 @@ class BatchOptions:
     """A prepared dataset: a name under data/datasets, or a folder with HR, LR and kernel folders inside."""
     pictures: Annotated[PictureOptions, tyro.conf.arg(name="picture")] = field(default_factory=PictureOptions)
     run: RunOptions = field(default_factory=RunOptions)
-    path_nonblind: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Weights of USRNet; without it, the shipped ones, for photographs or for laboratory data."""
 
     @property
     def paths(self) -> list[Path]:
