@@ -45,7 +45,7 @@ class Method:
     """What a command does to a picture, and what its records say of that."""
 
     data_model: str
-    """Whose LR folders of a dataset to read, and whose log the results go to: DIPFKP, say."""
+    """Whose LR folders of a dataset to read, and whose log the results go to."""
     model: str
     """What the results are called after; a baseline's differs from ``data_model``."""
     estimator: Estimator

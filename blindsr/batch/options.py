@@ -126,8 +126,7 @@ class MethodOptions:
     """How the kernel is looked for."""
 
     path_KP: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Weights of the kernel prior; without it, the shipped data/pretrained_models/FKP_x<sf>.pt (KernelGAN-FKP takes
-    x2 at x4 too)."""
+    """Weights of the kernel prior; without it, the shipped ones of the scale factor."""
     path_predictor: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Weights of the predictor of the start; without it, the shipped ones, for photographs or for laboratory data."""
     seed: int = 0
