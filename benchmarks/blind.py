@@ -6,7 +6,7 @@ A, 1995) is written out here. Of it the best start and the best number of cycles
 photograph can choose, and it is told how large the kernel is. Ours is ``--preset prediction``: at x1 a search changes
 hardly anything. Double-DIP is told the noise level, which it does not read.
 
-python benchmarks/blind.py --images BSDS500/
+python benchmarks/blind.py --images ../photographs/predictor/bsds500/
 """
 
 from collections.abc import Iterator

@@ -5,7 +5,7 @@ noise, rounded. Of the Wiener filter and of Richardson–Lucy the best of severa
 the sharp photograph can choose; USRNet is told the noise level and no more. All see the picture continued by its
 mirror image.
 
-python benchmarks/deblurring.py --images BSDS500/
+python benchmarks/deblurring.py --images ../photographs/predictor/bsds500/
 """
 
 from collections.abc import Callable

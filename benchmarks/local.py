@@ -4,7 +4,7 @@ The pictures are made here, with NumPy and Pillow and none of the project's own 
 training saw (those of BSDS500 that the trainings hold out, the last by name) are small: four of them are laid side by
 side, with soft transitions. Each pixel of the LR picture sees the middle of its block through a Gaussian of its own.
 
-python benchmarks/local.py --images BSDS500/
+python benchmarks/local.py --images ../photographs/predictor/bsds500/
 """
 
 import math

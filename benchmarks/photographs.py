@@ -4,7 +4,7 @@ The photographs are made here, with NumPy, SciPy and Pillow and none of the proj
 blur over the middle of each block of pixels, mirrored borders, noise, rounding, JPEG. Take photographs that no
 training saw: those of BSDS500 that the trainings hold out (the last by name).
 
-python benchmarks/photographs.py --images BSDS500/
+python benchmarks/photographs.py --images ../photographs/predictor/bsds500/
 
 At x1 the photographs keep their size, and what is gained is over the blurred input itself; some are not blurred.
 """

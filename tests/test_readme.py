@@ -97,7 +97,7 @@ def small(tmp_path_factory, picture):
     pixels = (255 * picture[0].permute(1, 2, 0).numpy()).astype(np.uint8)[:48, :64]
     for name in ("photo.jpg", "portrait.png", "holiday/a.jpg", "holiday/b.jpg", "Set5/HR/a.png", "DIV2K/HR/a.png"):
         write_image(tmp / name, pixels)
-    for folder in ("photographs/usrnet", "photographs/predictor", "BSDS500"):
+    for folder in ("photographs/usrnet", "photographs/predictor/bsds500", "BSDS500"):
         for name in ("a.png", "b.png"):
             write_image(tmp / folder / name, np.kron(pixels, np.ones((7, 7, 1), np.uint8)))
     write_kernel(tmp / "k.mat", random_kernels(1, 3, torch.Generator().manual_seed(0)))
