@@ -27,7 +27,7 @@ from logbook import RESULTS, Values, What, fingerprint, measured
 from off_distribution import RECIPES, require_recipes
 
 SIDE, STEPS, RATE = 96, 150, 0.3
-PRIORS = {"gaussian": "FKP_x{}.pt", "mixed": "FKP_mixed_x{}.pt"}
+PRIORS = {"gaussian": "FKP_x{}.pt", "mixed": "FKP_mixed_x{}.pt", "motion": "FKP_motion_x{}.pt"}
 
 
 @dataclass(frozen=True)

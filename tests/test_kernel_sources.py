@@ -174,13 +174,13 @@ def test_a_sharp_kernel_in_a_large_window_is_more_than_its_noise():
 
 
 @pytest.mark.parametrize("scale_factor", [1, 2, 4])
-def test_a_shipped_mixed_prior_holds_kernels_that_it_has_not_seen(scale_factor):
-    path = pretrained_path(f"FKP_mixed_x{scale_factor}.pt")
+@pytest.mark.parametrize(("family", "names"), [("motion", ("motion",)), ("mixed", ("gaussian", "motion", "disk"))])
+def test_a_shipped_prior_holds_kernels_that_it_has_not_seen(family, names, scale_factor):
+    path = pretrained_path(f"FKP_{family}_x{scale_factor}.pt")
     assert path.stat().st_size < 5e6
     prior = KernelPrior.from_pretrained(path)
     side = kernel_side(scale_factor)
-    assert (prior.scale_factor, prior.side, prior.kernels) == (scale_factor, side, "mixed")
-    names = ("gaussian", "motion", "disk")
+    assert (prior.scale_factor, prior.side, prior.kernels) == (scale_factor, side, family)
     drawn = [Family(name, scale_factor).draw(4, torch.Generator().manual_seed(123)) for name in names]
     for name, near in zip(names, reconstruction(prior, torch.cat(drawn)).split(4), strict=True):
         assert near.min() > 45, name
