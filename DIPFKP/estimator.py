@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from blindsr.devices import fetch_interval, free_memory, searches_at_once
-from blindsr.estimation import BatchEstimator, Checkpoint, Estimate, OnStep, SearchLog
+from blindsr.estimation import BatchEstimator, Checkpoint, Estimate, OnStep
 from blindsr.kernels import kernel_side
+from blindsr.search_log import SearchLog
 from DIPFKP.fit import Fit, SearchedKernels, baseline_kernels, fit_both, latent_kernels, ssim
 from DIPFKP.settings import DIPModel, DIPSettings, preset
 from DIPFKP.target import Target, joint_target, textured_crop

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from blindsr.checkpoints import load_optimizer, optimizer_state
 from blindsr.degradation import degrade
 from blindsr.devices import preferred_memory_format
-from blindsr.estimation import SearchLog
 from blindsr.graphs import adam_options, own_stream, repeated
 from blindsr.initialization import draw_parameters
+from blindsr.search_log import SearchLog
 from DIPFKP.network import ImagePrior, scales_for
 from DIPFKP.settings import DIPModel, DIPSettings
 from DIPFKP.target import Target

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from blindsr.checkpoints import load_optimizer, optimizer_state
-from blindsr.estimation import SearchLog
+from blindsr.search_log import SearchLog
 from KernelGANFKP.crops import PatchSource
 from KernelGANFKP.losses import bicubic_loss, kernel_losses, post_process
 from KernelGANFKP.networks import Discriminator, LinearGenerator

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from blindsr.devices import fetch_interval, gains_from_bfloat16, searches_at_once
-from blindsr.estimation import BatchEstimator, Checkpoint, Estimate, OnStep, SearchLog
+from blindsr.estimation import BatchEstimator, Checkpoint, Estimate, OnStep
 from blindsr.kernels import centre, kernel_x4_from_x2, normalize
+from blindsr.search_log import SearchLog
 from FKP import KernelPrior
 from KernelGANFKP.baseline import GeneratorSearch
 from KernelGANFKP.crops import PatchSource, crop_side

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blindsr.checkpoints import load_optimizer, optimizer_state
-from blindsr.estimation import SearchLog
 from blindsr.graphs import adam_options, own_stream, repeated
+from blindsr.search_log import SearchLog
 from FKP import KernelPrior, SphericalAdam
 from KernelGANFKP.crops import PatchSource
 from KernelGANFKP.losses import mean_by_picture, wasserstein_loss

@@ -19,14 +19,12 @@ from blindsr.estimation import Checkpoint, Estimate, Estimator, OnStep, Resumabl
 from blindsr.field import KernelField, cells, from_axes
 from blindsr.images import LUMA
 from blindsr.kernels import variance_range
+from KernelPredictor.covariance import PIXEL_VARIANCE, from_log_covariance, variances_and_angle
 from KernelPredictor.predictor import (
     MIN_SIDE,
     PHOTO_SHRINKAGE,
-    PIXEL_VARIANCE,
     SHRINKAGE,
     KernelPredictor,
-    from_log_covariance,
-    variances_and_angle,
 )
 
 __all__ = ["UNVARIED", "LocalEstimator", "read_field"]

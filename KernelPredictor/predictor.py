@@ -15,19 +15,17 @@ from torch import Tensor, nn
 
 from blindsr.checkpoints import load_checkpoint, load_state, unwrapped
 from blindsr.estimation import Limits
-from blindsr.field import from_axes, principal_axes
 from blindsr.images import LUMA
-from blindsr.kernels import ENLARGING, SCALE_FACTORS, gaussian_kernels, kernel_side, variance_range
+from blindsr.kernels import ENLARGING, SCALE_FACTORS, gaussian_kernels, kernel_side
 from blindsr.paths import pretrained_path
 from blindsr.photographs import WHITE_LUMA, colour_noise, is_grey
+from KernelPredictor.covariance import from_log_covariance, variances_and_angle
 
-__all__ = ["KernelPredictor", "Prediction", "Start", "from_log_covariance", "predictor_path", "to_log_covariance"]
+__all__ = ["KernelPredictor", "Prediction", "Start", "predictor_path"]
 
 Start = Literal["fixed", "predicted"]
 """Where a search of the latent space starts: at one kernel for all images (the paper), or at the predictor's."""
 
-PIXEL_VARIANCE = 1 / 12
-"""Variance of an LR pixel's own square, in LR pixels²: blur far below it leaves no trace, so logs start there."""
 TILE = 192
 """Side in LR pixels of the windows that a prediction averages over. The sharpest edges tell most, so much is seen at
 once: more than the training shows (144 at most), and the errors are yet smaller than with windows of 96."""
@@ -59,33 +57,6 @@ is as large of Gaussians, and undoing the nearest one does no harm. Of unblurred
 deviation of up to 0.1 is read, of those blurred by 0.7 pixels 0.55 and more."""
 MIN_SIDE = 16
 """Sides in LR pixels below which an image is extended by its border pixels."""
-
-
-def to_log_covariance(lambda1: Tensor, lambda2: Tensor, theta: Tensor, scale_factor: int) -> Tensor:
-    """log(Σ/s² + I/12), a symmetric 2×2 matrix, as its entries xx, yy, xy.
-
-    Args:
-        lambda1, lambda2, theta: variances along the principal axes in HR pixels², and angle, shape (N,).
-
-    Returns:
-        N×3.
-    """
-    log1, log2 = (torch.log(variance / scale_factor**2 + PIXEL_VARIANCE) for variance in (lambda1, lambda2))
-    return from_axes(log1, log2, theta)
-
-
-def variances_and_angle(entries: Tensor, scale_factor: int) -> tuple[Tensor, Tensor, Tensor]:
-    """λ1 ≥ λ2 and θ of N×3 entries, even below 0; inverse of :func:`to_log_covariance`."""
-    *logs, theta = principal_axes(entries)
-    lambda1, lambda2 = ((torch.exp(log) - PIXEL_VARIANCE) * scale_factor**2 for log in logs)
-    return lambda1, lambda2, theta
-
-
-def from_log_covariance(entries: Tensor, scale_factor: int, share: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
-    """As :func:`variances_and_angle`, the variances multiplied by ``share`` and clipped to the scale's range."""
-    lambda1, lambda2, theta = variances_and_angle(entries, scale_factor)
-    low, high = variance_range(scale_factor)
-    return (share * lambda1).clamp(low, high), (share * lambda2).clamp(low, high), theta
 
 
 @dataclass(frozen=True)
@@ -123,7 +94,7 @@ class Reading(NamedTuple):
     """What the network says of each of N windows."""
 
     entries: Tensor
-    """Log-covariances, N×3 as in :func:`to_log_covariance`."""
+    """Log-covariances, N×3 as in :func:`KernelPredictor.covariance.to_log_covariance`."""
     log_errors: Tensor
     """Logs of half the errors to expect of them (see the loss they are trained with), shape (N,)."""
     log_noise: Tensor | None

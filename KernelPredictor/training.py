@@ -19,7 +19,8 @@ from blindsr.kernels import ENLARGING, SCALE_FACTORS, gaussian_kernels, kernel_s
 from blindsr.photographs import WHITE_LUMA, CameraSettings, camera_kernels, covariance, photograph
 from blindsr.training.loop import OnValidation, Training, TrainingSettings, fit, process_count
 from blindsr.training.photographs import hold_out
-from KernelPredictor.predictor import MIN_SIDE, NOISE_HEADS, NOISE_OFFSET, KernelPredictor, to_log_covariance
+from KernelPredictor.covariance import to_log_covariance
+from KernelPredictor.predictor import MIN_SIDE, NOISE_HEADS, NOISE_OFFSET, KernelPredictor
 
 __all__ = ["PredictorSettings", "laplace_loss", "train", "validate", "weights_name"]
 
@@ -193,7 +194,7 @@ def laplace_loss(entries: Tensor, log_errors: Tensor, target: Tensor) -> Tensor:
     It is lowest at half the error to expect: the density falls off in two dimensions, as its normaliser w² says.
 
     Args:
-        entries, target: N×3 as in :func:`KernelPredictor.predictor.to_log_covariance`.
+        entries, target: N×3 as in :func:`KernelPredictor.covariance.to_log_covariance`.
         log_errors: (N,).
     """
     error = _matrix_error(entries, target)

@@ -23,7 +23,7 @@ from blindsr.kernels import gaussian_kernels, kernel_side, variance_range
 from blindsr.paths import pretrained_path
 from blindsr.training.photographs import hold_out, read_photographs
 from KernelPredictor import KernelPredictor
-from KernelPredictor.predictor import PIXEL_VARIANCE
+from KernelPredictor.covariance import PIXEL_VARIANCE
 from logbook import RESULTS, append, fingerprint
 
 SIDE = 320

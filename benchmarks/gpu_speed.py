@@ -17,10 +17,11 @@ import DIPFKP.fit
 import KernelGANFKP.estimator as gan
 from blindsr.degradation import centre_crop, degrade, modcrop, quantize
 from blindsr.devices import gains_from_bfloat16
-from blindsr.estimation import BatchEstimator, Estimate, SearchLog
+from blindsr.estimation import BatchEstimator, Estimate
 from blindsr.images import read_image
 from blindsr.kernels import random_kernels
 from blindsr.metrics import kernel_psnr
+from blindsr.search_log import SearchLog
 from DIPFKP.fit import Fit, Target, latent_kernels
 from FKP import KernelPrior
 from gpu_records import Session, measuring

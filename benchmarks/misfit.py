@@ -21,10 +21,10 @@ from torch import Tensor
 import tables
 from blindsr.command import parse, run
 from blindsr.degradation import degrade, modcrop, quantize
-from blindsr.estimation import SearchLog
 from blindsr.kernels import centre, gaussian_kernels, normalize, random_kernels, random_motion_kernels
 from blindsr.metrics import kernel_psnr
 from blindsr.photographs import covariance
+from blindsr.search_log import SearchLog
 from DIPFKP.estimator import preset
 from DIPFKP.fit import Fit, SearchedKernels
 from DIPFKP.target import joint_target

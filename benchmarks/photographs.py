@@ -35,7 +35,8 @@ from blindsr.kernels import align, variance_range
 from blindsr.metrics import psnr_ssim_y
 from blindsr.restoration import restore
 from KernelPredictor import KernelPredictor
-from KernelPredictor.predictor import PIXEL_VARIANCE, Prediction, predictor_path
+from KernelPredictor.covariance import PIXEL_VARIANCE
+from KernelPredictor.predictor import Prediction, predictor_path
 from logbook import RESULTS, append, fingerprint, read
 from NonblindSR.tiling import pretrained_nonblind
 from NonblindSR.weights import LEAST_SIGMA_X1, shipped_weights

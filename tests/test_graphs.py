@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 import blindsr.graphs
 import KernelGANFKP.estimator
 import KernelGANFKP.search
-from blindsr.estimation import SearchLog
 from blindsr.graphs import WARM_UP, WORTHWHILE, own_stream, repeated
 from blindsr.kernels import random_kernels
+from blindsr.search_log import SearchLog
 from DIPFKP.estimator import DIPSettings, estimate
 from FKP import KernelPrior
 from KernelGANFKP.estimator import GANEstimator

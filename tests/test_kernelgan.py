@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from blindsr.degradation import degrade
-from blindsr.estimation import SearchLog
 from blindsr.kernels import centre, centre_of_mass, gaussian_kernels, kernel_x4_from_x2, normalize
+from blindsr.search_log import SearchLog
 from FKP import KernelPrior
 from KernelGANFKP.crops import CropSampler, crop_probabilities, gradient_map, half_size
 from KernelGANFKP.estimator import GANEstimator, GANSettings, estimate, preset, pretrained_estimator

@@ -15,6 +15,7 @@ from DIPFKP.estimator import DIPSettings, estimate
 from FKP import KernelPrior
 from KernelPredictor import KernelPredictor
 from KernelPredictor import predictor as predicting
+from KernelPredictor.covariance import from_log_covariance, to_log_covariance, variances_and_angle
 from KernelPredictor.predictor import (
     NOISE_HEADS,
     NOISE_OFFSET,
@@ -23,9 +24,6 @@ from KernelPredictor.predictor import (
     TILES,
     Prediction,
     _textured_tiles,
-    from_log_covariance,
-    to_log_covariance,
-    variances_and_angle,
 )
 from KernelPredictor.training import CropSource, PredictorSettings, laplace_loss, train
 
