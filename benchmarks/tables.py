@@ -580,10 +580,10 @@ def off_distribution(results: Path) -> str:
     records = read(results / "off_distribution.jsonl")
     rows = []
     for scale, kernels in dict.fromkeys((r.what["scale"], r.what["kernels"]) for r in records):
-        of_kernels = [record for record in records if record.what["kernels"] == kernels]
-        best = mean(pick(of_kernels, scale=scale, method="oracle"), "psnr")
+        of_kernels = [r for r in records if (r.what["scale"], r.what["kernels"]) == (scale, kernels)]
+        best = mean(pick(of_kernels, method="oracle"), "psnr")
         for prior, method in dict.fromkeys((r.what["prior"], r.what["method"]) for r in of_kernels):
-            row = pick(of_kernels, scale=scale, method=method, prior=prior)
+            row = pick(of_kernels, method=method, prior=prior)
             psnr, gap = mean(row, "psnr"), None
             if psnr is not None and best is not None and method != "oracle":
                 gap = psnr - best
