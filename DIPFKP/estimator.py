@@ -152,7 +152,15 @@ class DIPEstimator(BatchEstimator):
         return joint, Target(lr, scale_factor, side, settings.circular)
 
     def _side(self, scale_factor: int) -> int:
-        """Of the kernels that are looked for."""
+        """Of the kernels that are looked for.
+
+        Raises:
+            ValueError: the prior is one of another scale factor.
+        """
+        if self.prior is not None and self.prior.scale_factor != scale_factor:
+            raise ValueError(
+                f"the kernel prior is one of x{self.prior.scale_factor}; at x{scale_factor} another is needed"
+            )
         return kernel_side(scale_factor) if self.prior is None else self.prior.side
 
     def _start(
@@ -174,8 +182,7 @@ class DIPEstimator(BatchEstimator):
         predicted = torch.cat([in_window(each.kernel, self.prior.side) for each in predictions]).to(device)
         errors = torch.tensor([prediction.expected_error for prediction in predictions]).to(predicted)
         kernels = latent_kernels(self.prior, self.prior.invert(predicted), settings.kernel_rate, predicted, errors)
-        known = self.prior.is_published  # an expected error is one of Gaussians
-        return kernels, [each.findings if known else {"sigma": each.sigma} for each in predictions]
+        return kernels, [each.findings(self.prior.is_published) for each in predictions]
 
     def _refit_settings(self, covered: bool) -> DIPSettings | None:
         """Those of the fit that a wanted image takes after the joint one; None where that makes it (``covered``)."""

@@ -124,7 +124,7 @@ class GANEstimator(BatchEstimator):
             share = 4 / 5 if scale_factor == 4 else 1
             predictions = [self.predictor.predict(lr, 2, share=share) for lr in lrs]
             latent = prior.invert(torch.cat([prediction.kernel for prediction in predictions]).to(device))
-            said = [prediction.findings for prediction in predictions]
+            said = [prediction.findings(prior.is_published) for prediction in predictions]
         if not settings.iterations:
             kernels = prior.decode(latent).detach()
             log.kernel(kernels)

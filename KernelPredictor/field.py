@@ -88,7 +88,7 @@ class LocalEstimator:
             seconds=time.perf_counter() - began,
             seed=seed,
             kernel_field=field,
-            **prediction.findings,
+            **prediction.findings(),
         )
 
 

@@ -79,11 +79,14 @@ class Prediction:
     """Noise level in image range, as :func:`blindsr.photographs.noise_level` counts it; None where the weights do not
     tell (those for laboratory data)."""
 
-    @property
-    def findings(self) -> dict[str, Any]:
-        """What :class:`blindsr.estimation.Estimate` says of it, by its names."""
+    def findings(self, gaussian: bool = True) -> dict[str, Any]:
+        """What :class:`blindsr.estimation.Estimate` says of it, by its names.
+
+        Args:
+            gaussian: whether the kernels that are looked for are Gaussians, of which alone an error is expected.
+        """
         return {
-            "expected_error": self.expected_error,
+            "expected_error": self.expected_error if gaussian else None,
             "spread": self.spread,
             "limits": self.limits,
             "sigma": self.sigma,

@@ -218,7 +218,7 @@ def measure(
         return psnr(to_uint8(restore(nonblind, lr, kernel, scale_factor, sigma, "reflect")))
 
     enlarged = np.asarray(Image.fromarray(photograph.lr).resize(photograph.hr.shape[1::-1], Image.Resampling.BICUBIC))
-    estimate = Estimate(ours, None, losses=[], seconds=0.0, seed=0, **prediction.findings)
+    estimate = Estimate(ours, None, losses=[], seconds=0.0, seed=0, **prediction.findings())
     alone = is_left_alone(estimate, True, 255 * told)
     scores = {"bicubic": psnr(enlarged), "ours": psnr(enlarged) if alone else restored(ours, told)}
     if options.search:

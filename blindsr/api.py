@@ -75,6 +75,7 @@ def super_resolve(
     from NonblindSR.weights import LARGEST_SIGMA, choose_nonblind, shipped_weights
 
     _require_arguments(scale_factor, seed)
+    _require_one_way(kernel, estimator)
     _require_sigma(sigma, LARGEST_SIGMA[shipped_weights(not prepared, scale_factor).name])
     if local and (prepared or periodic or kernel is not None):
         raise ValueError("local: prepared data, textures that tile and known kernels have one kernel; leave it out")
@@ -83,9 +84,9 @@ def super_resolve(
     planes = _to_planes(image).to(where)
     # Of grey three equal channels, as estimators and USRNet expect.
     lr = planes[None, : 1 if _is_grey(planes) else 3].expand(1, 3, -1, -1)
-    step = choose_nonblind(
-        not prepared, scale_factor, sigma if sigma == "auto" else 255 * sigma, where, float32=float32
-    )
+    # Of a photograph none given is read off it; prepared data have none.
+    told = None if isinstance(sigma, str) else 255 * sigma
+    step = choose_nonblind(not prepared, scale_factor, told, where, float32=float32)
     if kernel is not None:
         known, aligned = locate(normalize(as_kernel(kernel)), scale_factor)
         estimate = Estimate(known.float(), None, losses=[], seconds=0.0, seed=seed, aligned=aligned)
@@ -145,6 +146,20 @@ def _require_arguments(scale_factor: int, seed: int) -> None:
         raise ValueError(f"seed {seed!r}: must be a whole number between 0 and 2^63 − 1")
 
 
+def _require_one_way(kernel: object, estimator: object) -> None:
+    if kernel is not None and estimator is not None:
+        raise ValueError("kernel and estimator: a known kernel needs no estimator; leave one out")
+    if kernel is not None and not isinstance(kernel, Tensor | np.ndarray):
+        raise ValueError(
+            f"a kernel of type {type(kernel).__name__}: pass an array or a tensor, as "
+            "blindsr.kernel_files.read_kernel reads it from a file"
+        )
+    if not (estimator is None or callable(estimator)):
+        raise ValueError(
+            f"estimator {estimator!r}: pass a function, as DIPFKP.estimator.pretrained_estimator returns it"
+        )
+
+
 def _require_sigma(sigma: object, largest: float) -> None:
     """Raise ValueError unless it is a noise level of at most ``largest`` grey levels of 255, or "auto"."""
     if not (sigma == "auto" or (isinstance(sigma, float | int | np.number) and 0 <= 255 * sigma <= largest)):
@@ -185,6 +200,8 @@ def _to_planes(image: object) -> Tensor:
             f"an image of shape {tuple(image.shape)} and type {image.dtype}: pass an array h×w or h×w×C (uint8, "
             f"uint16 or floating) or a floating tensor C×h×w or 1×C×h×w, where C is 1 to 4{_way_out(image)}"
         )
+    if not torch.isfinite(planes).all():
+        raise ValueError("an image with values that are no numbers (NaN or infinite): replace them first")
     low, high = float(planes.min()), float(planes.max())
     if not (low >= 0 and high <= 1):
         raise ValueError(
@@ -205,7 +222,11 @@ def _way_out(image: Tensor | npt.NDArray[Any]) -> str:
         return "" if image.is_floating_point() else "; make it floating: image / 255"
     if image.ndim == 3 and len(image) in channels and image.shape[2] not in channels:
         return "; channels come last in an array: np.moveaxis(image, 0, -1)"
-    return "; make 8 bits of it: image.astype(np.uint8)" if image.dtype.kind == "i" else ""
+    ways = {
+        "i": "; make 8 bits of it: image.clip(0, 255).astype(np.uint8)",
+        "b": "; make it floating: image.astype(float)",
+    }
+    return ways.get(image.dtype.kind, "")
 
 
 def _like(sr: Tensor, image: Image) -> Image:

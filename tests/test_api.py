@@ -77,6 +77,40 @@ def test_borders_are_borders_unless_the_image_is_prepared():
     assert across[0] < 10 < across[1]
 
 
+def test_prepared_data_have_no_noise_unless_it_is_told(blurred):
+    kernel = torch.ones(3, 3) / 9
+    given = {"kernel": kernel, "prepared": True, "float32": True}
+    auto, none, some = (
+        super_resolve(blurred[0], 2, **given, **told)[0] for told in ({}, {"sigma": 0}, {"sigma": 0.02})
+    )
+    assert torch.equal(auto, none)
+    assert not torch.equal(auto, some)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"kernel": np.ones((3, 3)), "estimator": len}, "kernel and estimator"),
+        ({"kernel": "kernel.mat"}, "read_kernel"),
+        ({"estimator": "KernelGANFKP"}, "pretrained_estimator"),
+    ],
+)
+def test_other_kernels_and_estimators_are_refused(given, words):
+    with pytest.raises(ValueError, match=words):
+        super_resolve(np.zeros((24, 32, 3), np.uint8), 2, **given)
+
+
+def test_an_image_of_no_numbers_is_refused():
+    with pytest.raises(ValueError, match="NaN"):
+        super_resolve(np.full((24, 32, 3), np.nan), 2)
+
+
+def test_an_estimator_of_another_scale_is_refused(blurred):
+    estimator = pretrained_estimator(2, torch.device("cpu"))
+    with pytest.raises(ValueError, match="one of x2; at x4"):
+        super_resolve(blurred[0], 4, estimator=estimator)
+
+
 def test_without_a_kernel_one_is_estimated(blurred):
     settings = DIPSettings(iterations=4, ssim_iterations=2, frozen_iterations=1, channels=8, non_local=False)
     estimator = pretrained_estimator(2, torch.device("cpu"), settings)
@@ -127,7 +161,8 @@ def test_other_images_are_refused(image):
     [
         (np.zeros((3, 8, 9), np.uint8), "np.moveaxis(image, 0, -1)"),
         (np.zeros((1, 8, 9, 3)), "image[0]"),
-        (np.zeros((8, 9, 3), np.int64), "image.astype(np.uint8)"),
+        (np.zeros((8, 9, 3), np.int64), "image.clip(0, 255).astype(np.uint8)"),
+        (np.zeros((8, 9, 3), bool), "image.astype(float)"),
         (torch.zeros(8, 9, 3), "image.permute(2, 0, 1)"),
         (torch.zeros(3, 8, 9, dtype=torch.uint8), "image / 255"),
     ],

@@ -344,5 +344,6 @@ def test_kernels_of_any_side_are_searched(blurred):
     torch.testing.assert_close(found.path[0][1], nearest)
     # What the predictor expects is said of Gaussians.
     assert found.expected_error is None
+    assert found.limits is not None  # a sharp picture is one whatever the prior
     fixed = dataclasses.replace(settings, start="fixed")
     assert estimate(lr, 2, prior=prior, settings=fixed, want_image=True).image.shape[-2:] == (72, 96)
