@@ -65,7 +65,7 @@ def source_of(options: Options, kernels: str | None) -> KernelSource:
     """
     named = options.kernels or kernels or GAUSSIAN
     if options.kernels is None and named not in FAMILIES:
-        raise ValueError(f"these weights were trained on a folder called {named}; name it with --kernels")
+        raise ValueError(f"{options.restore_file}: trained on a folder called {named}; name it with --kernels")
     return kernel_source(named, options.sf, options.scaling, options.training.seed)
 
 
@@ -97,7 +97,7 @@ def evaluate(prior: KernelPrior, source: KernelSource) -> None:
     if nll > reference:
         log.warning(
             "these kernels are likelier under that normal distribution than under the prior, which knows little of "
-            "them; train it on them, with more --epochs or, where it diverged, a smaller --learning-rate"
+            "them; train it on them anew, with more --epochs or, where it diverged, a smaller --learning-rate"
         )
     chosen = kernels[:: max(1, len(kernels) // INVERTED)][:INVERTED]
     near = reconstruction(prior, chosen)
@@ -123,7 +123,13 @@ def main() -> int:
     print(f"weights: {path}")
     prior = prior.to(pick_device(options.device))
     if options.train or options.evaluate:
-        evaluate(prior, source or source_of(options, prior.kernels))
+        source = source or source_of(options, prior.kernels)
+        if source.side != prior.side:
+            raise ValueError(
+                f"{path}: its kernels are {prior.side}×{prior.side}, those of {source.name} "
+                f"{source.side}×{source.side}; evaluate it on kernels of its own side"
+            )
+        evaluate(prior, source)
     if options.train or options.generate:
         generator = torch.Generator().manual_seed(options.training.seed)
         samples = prior.sample(100, generator)

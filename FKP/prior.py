@@ -125,10 +125,11 @@ class KernelPrior(nn.Module):
         state = unwrapped(content, path)
         shape = FlowShape.of(state)
         made_for = content.get("scale_factor")
-        if made_for not in SCALE_FACTORS:
+        says = made_for in SCALE_FACTORS
+        if not says:
             made_for = None if shape is None else _published_for(shape.side)
         if shape is not None:
-            _require_scale(scale_factor, made_for, shape.side, path)
+            _require_scale(scale_factor, made_for, says, shape.side, path)
         kernels = content.get("kernels", GAUSSIAN)
         prior = cls(made_for or scale_factor or 2, shape, kernels if isinstance(kernels, str) else GAUSSIAN)
         width = content.get("dequantisation")
@@ -271,13 +272,17 @@ def _published_for(side: int) -> int | None:
     return next((s for s in SCALE_FACTORS if kernel_side(s) == side), None)
 
 
-def _require_scale(asked: int | None, made_for: int | None, side: int, path: Path) -> None:
-    """Raise ValueError unless weights for kernels of ``side`` pixels are those that were asked for."""
+def _require_scale(asked: int | None, made_for: int | None, says: bool, side: int, path: Path) -> None:
+    """Raise ValueError unless weights for kernels of ``side`` pixels are those that were asked for.
+
+    Args:
+        says: whether the file says what scale factor it was made for; else it is told by the side.
+    """
     if asked is None and made_for is None:
         raise ValueError(f"{path}: does not say for which scale factor its {side}×{side} kernels are; train it again")
     if asked in (None, made_for):
         return
-    if asked is not None and kernel_side(asked) != side and made_for in (None, _published_for(side)):
+    if asked is not None and kernel_side(asked) != side and not says:
         expected = f"x{asked} has {kernel_side(asked)}×{kernel_side(asked)}"
         raise ValueError(f"{path}: made for {side}×{side} kernels, {expected}; choose the weights of the same scale")
     raise ValueError(f"{path}: made for x{made_for}, not for x{asked}; choose the weights of the same scale")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blindsr.checkpoints import check_resumable, load_checkpoint, save_checkpoint
+from blindsr.checkpoints import check_resumable, load_checkpoint, require_new, save_checkpoint
 from blindsr.checks import require_between, require_positive
 from blindsr.initialization import draw_parameters
 from blindsr.metrics import kernel_psnr
@@ -162,10 +162,13 @@ def train(
         The trained prior, in evaluation mode.
 
     Raises:
-        ValueError: ``resume`` was made with other settings, kernels or for another scale; or the training diverged.
+        ValueError: ``resume`` was made with other settings, kernels or for another scale, or there is none and
+            ``folder`` holds another training of that name; or the training diverged.
     """
     run = _Run.begin(source, settings, folder, device)
-    if resume is not None:
+    if resume is None:
+        require_new(run.path("last"))
+    else:
         run.resume(resume)
     validation = source.held_out().to(device)
     for epoch in range(run.epoch, settings.epochs):

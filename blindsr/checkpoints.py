@@ -17,6 +17,7 @@ __all__ = [
     "load_optimizer",
     "load_state",
     "optimizer_state",
+    "require_new",
     "save_checkpoint",
     "unwrapped",
 ]
@@ -25,6 +26,12 @@ __all__ = [
 _WRAPPERS = ("params", "params_ema", "state_dict", "model_state")
 _NOT_TYPED = ("pictures", "processes")  # what a training's identity holds beside options
 _PARALLEL = "module."  # what torch.nn.DataParallel puts before every name
+
+
+def require_new(path: Path) -> None:
+    """Raise ValueError where a training of before has left its last state at ``path``: it took hours."""
+    if path.exists():
+        raise ValueError(f"{path}: a training lies there; resume it with --restore-file, or choose another -o")
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -264,7 +264,7 @@ def test_training_lowers_the_error(tmp_path, photos):
         train(
             photos,
             PredictorSettings(steps=steps, **settings),
-            tmp_path,
+            tmp_path / str(steps),
             torch.device("cpu"),
             on_validation=lambda e: scores.append(e["scores"][2]),
         )

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from blindsr.checkpoints import check_resumable, load_checkpoint, save_checkpoint
+from blindsr.checkpoints import check_resumable, load_checkpoint, require_new, save_checkpoint
 from blindsr.checks import require_between, require_positive, require_scales
 from blindsr.devices import DeviceName, pick_device
 from blindsr.figures import save_training_log
@@ -162,8 +162,11 @@ def fit(
         on_step: called with (step, loss).
 
     Raises:
-        ValueError: the loss diverged, or ``resume`` was made with other settings or pictures.
+        ValueError: the loss diverged, ``resume`` was made with other settings or pictures, or there is none and
+            ``folder`` holds another training.
     """
+    if resume is None:
+        require_new(folder / "last.pt")
     net = training.net
     model: nn.Module = DistributedDataParallel(net) if process_count() > 1 else net
     optimizer = MuonAdam(net, settings.learning_rate, settings.muon_rate)
