@@ -19,10 +19,10 @@ from blindsr.batch.differences import differences
 from blindsr.batch.inputs import Item, find_items, input_items
 from blindsr.batch.options import BatchOptions, RunOptions
 from blindsr.batch.records import JOURNAL, UNFINISHED, Records, hash_inputs, read_record
-from blindsr.batch.results import CURVE
+from blindsr.batch.results import CURVE, from_record
 from blindsr.batch.run import Job, process
 from blindsr.batch.summary import SUMMARY, read_records
-from blindsr.estimation import Estimate
+from blindsr.estimation import Estimate, Limits
 
 
 class Quick:
@@ -39,7 +39,12 @@ class Quick:
         image = lr.repeat_interleave(scale_factor, 2).repeat_interleave(scale_factor, 3)
         on_step(1, 1, 0.5)
         critic_losses = [float(i) for i in range(4000)]
-        return Estimate(kernel, image, [0.5], 1.5, seed, critic_losses, expected_error=0.5, notes=("a note",))
+        return Estimate(
+            kernel, image, [0.5], 1.5, seed, critic_losses, expected_error=0.5, limits=LIMITS, notes=("a note",)
+        )
+
+
+LIMITS = Limits(uncertain=0.45)
 
 
 @pytest.fixture(autouse=True)
@@ -399,6 +404,10 @@ def test_an_earlier_result_has_what_the_first_had(options):
     first, second = results
     assert all(result.sr_seconds > 0 and result.losses for result in first)
     assert second == [dataclasses.replace(result, earlier=True) for result in first]
+    item = first[0].item
+    record = read_record(options.output_dir / f"{item.name}.json")
+    del record.result["relative_change"]  # of a version that did not know it
+    assert from_record(item, record) == second[0]
 
 
 @pytest.mark.parametrize(

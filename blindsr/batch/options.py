@@ -100,7 +100,7 @@ class BatchOptions:
     """Your photographs: pictures, folders, 'photos/*.jpg'. They are not scored."""
     output_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = None
     """Where results go; without it, data/log_<ESTIMATOR>/<name>_<model>_lr_x<sf>, by the name of the dataset, the
-    picture or its folder. Of two pictures of one name the second is refused there, and needs a folder of its own."""
+    picture or its folder. There a later run's picture of the same name is refused, and needs a folder of its own."""
     sf: Literal[1, 2, 3, 4, 8] = 2
     """Scale factor; 1 deblurs at the picture's own size."""
     dataset: Annotated[

@@ -78,7 +78,8 @@ def from_record(item: Item, record: Record) -> Result | None:
     """A finished record as a result; None where it is none of ours, whatever it says."""
     values = record.result
     try:
-        fields: dict[str, Any] = {name: None if values[name] is None else float(values[name]) for name in _NUMBERS}
+        given = {name: values.get(name) for name in _NUMBERS}  # a record of before may lack what was added since
+        fields: dict[str, Any] = {name: None if each is None else float(each) for name, each in given.items()}
         if fields["seconds"] is None or (fields["psnr"] is None) != (fields["ssim"] is None):
             return None
         fields["notes"] = tuple(str(note) for note in values["notes"])

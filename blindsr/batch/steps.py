@@ -106,10 +106,9 @@ def restored(loaded: Loaded, lr: Tensor, estimate: Estimate, job: Job, on_step: 
     sigma = 255 * (job.sigma(lr, estimate.sigma) if callable(job.sigma) else job.sigma)
     began = time.perf_counter()
     if is_left_alone(estimate, job.photograph, _read(job, sigma), loaded.picture.jpeg_quality):
-        image = enlarge(lr, job.scale_factor).cpu()
-    else:
-        padding: Padding = "reflect" if job.photograph else "none"
-        image = restore(job.nonblind, lr, estimate.blur, job.scale_factor, sigma / 255, padding, on_step).cpu()
+        return Restored(estimate, enlarge(lr, job.scale_factor).cpu(), None, None)
+    padding: Padding = "reflect" if job.photograph else "none"
+    image = restore(job.nonblind, lr, estimate.blur, job.scale_factor, sigma / 255, padding, on_step).cpu()
     return Restored(estimate, image, sigma, time.perf_counter() - began)
 
 
