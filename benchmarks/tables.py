@@ -328,7 +328,7 @@ def deblurring(results: Path) -> str:
 def blind(results: Path) -> str:
     """Deblurring at x1 with unknown kernels, beside published methods."""
     records = read(results / "blind.jsonl")
-    methods = ("input", "ours", "blind Richardson–Lucy", "Double-DIP", "true kernel")
+    methods = ("input", "ours", "blind Richardson–Lucy", "Double-DIP", "DIP-FKP, mixed prior", "true kernel")
     rows = []
     for kernels, noise in dict.fromkeys((record.what["kernels"], record.what["noise"]) for record in records):
         runs = {method: pick(records, kernels=kernels, noise=noise, method=method) for method in methods}
