@@ -6,9 +6,10 @@ __all__ = ["doubts", "is_beyond_kernels", "is_left_alone"]
 
 NOISY = 15.0
 """Grey levels of noise from which on little detail comes back."""
-INSTEAD = "enlarged by bicubic instead; give a kernel of your own to NonblindSR"
-LEFT = "left as it is; give a kernel of your own to NonblindSR"
-COMPARE = "compare with a sharper or larger part; a kernel that you know goes to NonblindSR"
+KNOWN = "a kernel that you know can be given (NonblindSR/main.py --kernel, in Python kernel=)"
+INSTEAD = f"enlarged by bicubic instead; {KNOWN}"
+LEFT = f"left as it is; {KNOWN}"
+COMPARE = f"compare with a sharper or larger part; {KNOWN}"
 BEYOND = 0.05
 """Share of a picture with more blur than the kernels have from which on that is said."""
 COMPRESSED = 60
@@ -34,8 +35,7 @@ def doubts(
     if not photograph:
         if not _is_uncertain(estimate):
             return ()
-        variances = f"its variances ± {estimate.expected_error:.0%}"
-        return (f"uncertain: too little of the blur shows ({variances}); {COMPARE}",)
+        return (f"uncertain: too little of the blur shows ({_variances(estimate)}); {COMPARE}",)
     if _is_sharp(estimate):
         return ("sharp: no blur is seen that could be undone; left as it is",)
     found, noise = [], _noise(estimate, sigma)
@@ -97,8 +97,13 @@ def _is_uncertain(estimate: Estimate) -> bool:
     return error is not None and limits is not None and error > limits.uncertain
 
 
+def _variances(estimate: Estimate) -> str:
+    error = estimate.expected_error or 0.0
+    return f"its variances ± {error:.0%}" if error <= 1 else "its variances are unknown"
+
+
 def _error(estimate: Estimate) -> str:
-    return f"kernel uncertain (its variances ± {estimate.expected_error:.0%})"
+    return f"kernel uncertain ({_variances(estimate)})"
 
 
 def _cause(estimate: Estimate, limits: Limits, damaged: bool, own_size: bool) -> str:

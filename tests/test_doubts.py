@@ -52,6 +52,11 @@ def test_laboratory_data_are_doubted_for_their_texture_alone():
     assert "sharper or larger part" in line
 
 
+def test_an_error_beyond_all_is_said_in_words():
+    (line,) = doubts(dataclasses.replace(SURE, expected_error=1.04), photograph=True)
+    assert "its variances are unknown" in line
+
+
 def test_the_limits_are_the_estimator_s():
     unsure = dataclasses.replace(SURE, expected_error=0.5, spread=(1.1, 0.4))
     assert is_beyond_kernels(unsure, photograph=True)

@@ -389,6 +389,13 @@ def test_crafted_records_reach_no_file_outside(options, tmp_path):
     assert precious.read_bytes() == b"precious"
 
 
+def test_the_input_on_record_is_the_same_however_its_folder_is_typed(options, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    for folder in (tmp_path / "in" / ".." / "in", tmp_path / "link"):
+        assert batch(dataclasses.replace(options, input_dir=((folder,),)), overwrite=True, resume=False)[0] == 0
+        assert read_record(options.output_dir / "a.json").input == str(tmp_path / "in" / "a.png")
+
+
 def test_an_earlier_result_has_what_the_first_had(options):
     results = []
 

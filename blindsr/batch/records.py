@@ -225,7 +225,8 @@ class Records:
 
 def _input(item: Item) -> str:
     """Where the LR picture of ``item`` lies, as a record says it."""
-    return item.source or str(item.lr.absolute())
+    # However its folder was typed; a link keeps its own name.
+    return item.source or str(item.lr.parent.resolve() / item.lr.name)
 
 
 def record_path(folder: Path, name: str) -> Path:
