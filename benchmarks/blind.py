@@ -5,7 +5,7 @@ blind deconvolution, and its richardson_lucy begins flat with each call, so that
 A, 1995) is written out here. Of it the best start and the best number of cycles count, which only who knows the sharp
 photograph can choose, and it is told how large the kernel is. Ours is ``--preset prediction``: at x1 a search changes
 hardly anything. Double-DIP and DIP-FKP under the mixed prior have the paper's settings, 1000 iterations from a fixed
-start; their kernels are centred, and the best of the noise levels that USRNet is told counts.
+start, and the best of the noise levels that USRNet is told counts.
 
 python benchmarks/blind.py --images ../photographs/predictor/bsds500/
 """
@@ -27,7 +27,6 @@ from blindsr.checks import require_choice
 from blindsr.command import parse, run
 from blindsr.images import to_uint8
 from blindsr.kernel_families import FAMILIES
-from blindsr.kernels import centre, normalize
 from blindsr.metrics import psnr_ssim_y
 from blindsr.paths import pretrained_path
 from blindsr.restoration import restore
@@ -153,9 +152,7 @@ def measure(what: What, paths: dict[str, Path]) -> Values:
     settings = replace(preset("paper", model), circular=False, channels=what["channels"])
     path = None if prior is None else pretrained_path(prior)
     estimate = pretrained_estimator(1, cpu, settings, model, path_prior=path)(as_tensor(blurred), 1, seed=0)
-    # A picture displaced and its kernel displaced the other way fit as well: the kernel's centre tells nothing.
-    found = normalize(centre(estimate.kernel, 1).clamp(min=0))
-    results = {told: super_resolve(blurred, 1, kernel=found, sigma=told / 255)[0] for told in TOLD}
+    results = {told: super_resolve(blurred, 1, kernel=estimate.kernel, sigma=told / 255)[0] for told in TOLD}
     scores = {str(told): psnr(result) for told, result in results.items()}
     return {"psnr": max(scores.values()), "psnr_told": scores, "seconds": round(estimate.seconds, 1)}
 

@@ -11,7 +11,7 @@ from skimage.registration import phase_cross_correlation
 import DIPFKP.estimator
 from blindsr.degradation import border, degrade
 from blindsr.images import read_image
-from blindsr.kernels import gaussian_kernels, kernel_side
+from blindsr.kernels import centre_of_mass, gaussian_kernels, kernel_side
 from blindsr.metrics import kernel_psnr
 from DIPFKP.estimator import DIPEstimator, DIPSettings, estimate, preset, pretrained_estimator, ssim, textured_crop
 from DIPFKP.fit import Fit
@@ -176,6 +176,15 @@ def test_baselines_move_their_kernel(blurred, model):
     shorter = dataclasses.replace(SHORT, iterations=5)
     before = estimate(blurred[0], 2, model=model, settings=shorter)
     assert not torch.allclose(found.kernel, before.kernel)
+
+
+@pytest.mark.parametrize("model", ["DIPSoftmax", "DoubleDIP"])
+def test_of_a_photograph_the_kernel_has_its_centre_in_place(blurred, model):
+    settings = (dataclasses.replace(SHORT, circular=circular) for circular in (False, True))
+    found, periodic = (
+        centre_of_mass(estimate(blurred[0], 2, model=model, settings=each).kernel) for each in settings
+    )
+    assert (found - 4.5).abs().max() < 0.05 < 0.2 < (periodic - 4.5).abs().max()  # as published
 
 
 @pytest.mark.parametrize(
