@@ -5,7 +5,9 @@ python benchmarks/tables.py
 A table stands between ``<!-- table NAME -->`` and ``<!-- end -->``; what is between them is replaced.
 """
 
+import itertools
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -206,6 +208,25 @@ def dataset(results: Path, name: str) -> str:
                     rows.append([f"x{scale}", f"{title}, its own picture", weights, image, "", "", "", "", ""])
     head = ["", "method", "weights", "PSNR/SSIM", "kernel PSNR", "gap to oracle", "s, longest", "GiB", "seconds on"]
     return markdown(head, rows)
+
+
+def search_gain(results: Path) -> str:
+    """What the search changes against the prediction, picture by picture."""
+    records = [record for record in dataset_records(results) if record.what.get("picture") is not None]
+    rows = []
+    for name, scale, weights in itertools.product(SIZES, (2, 3, 4), WEIGHTS):
+        where = {"dataset": name, "scale": scale, "weights": weights}
+        found, start = (
+            {record.what["picture"]: record.values["psnr"] for record in pick(records, method=method, **where)}
+            for method in ("search", "prediction")
+        )
+        changes = [found[picture] - start[picture] for picture in found.keys() & start.keys()]
+        if len(changes) < 2:
+            continue
+        error = 2 * float(np.std(changes, ddof=1)) / math.sqrt(len(changes))
+        cells = [f"{np.mean(changes):+.3f} ± {error:.3f}", f"{min(changes):+.2f}", f"{max(changes):+.2f}"]
+        rows.append([name, f"x{scale}", weights, str(len(changes)), *cells])
+    return markdown(["", "", "weights", "pictures", "mean ± two standard errors", "least", "greatest"], rows)
 
 
 def reproduction(results: Path) -> str:
@@ -637,6 +658,7 @@ def spline_flow(results: Path) -> str:
 TABLES: dict[str, Callable[[Path], str]] = {
     "reproduction": reproduction,
     **{name: lambda results, name=name: dataset(results, name) for name in SIZES},  # type: ignore[misc]
+    "search gain": search_gain,
     "paper by picture": paper_by_picture,
     "own picture": own_picture,
     "nonblind": nonblind,
