@@ -46,7 +46,7 @@ class Options:
     """Photographs; those held out of the predictor's training (the last by name) are taken."""
     families: tuple[Family, ...] = ("motion", "gaussian")
     """Of which the true kernels are."""
-    sf: Literal[2, 3, 4, 8] = 2
+    sf: Literal[1, 2, 3, 4, 8] = 2
     """Scale factor."""
     photographs: int = 10
     """How many, evenly out of those held out."""
