@@ -161,6 +161,10 @@ def test_a_prior_of_own_kernels_needs_its_file_only(folder, tmp_path):
     with pytest.raises(ValueError, match="other settings"):
         last = path.with_name(path.name.replace("best", "last"))
         train(Family("mixed", 4), SHORT, tmp_path / "runs", CPU, resume=last)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"_last\.pt: a training lies there; .*--restore-file"):
+        train(source, SHORT, tmp_path / "runs", CPU)
+    assert path.read_bytes() == before
 
 
 def test_a_sharp_kernel_in_a_large_window_is_more_than_its_noise():

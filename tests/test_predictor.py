@@ -269,6 +269,8 @@ def test_training_lowers_the_error(tmp_path, photos):
             on_validation=lambda e: scores.append(e["scores"][2]),
         )
     assert scores[1] > scores[0] + 0.1
+    with pytest.raises(ValueError, match=r"last\.pt: a training lies there"):
+        train(photos, PredictorSettings(steps=1, **settings), tmp_path / "1", torch.device("cpu"))
 
 
 PHOTOGRAPHS = replace(SHORT, photographs=True, noisy=0.6, sigma_max=50.0, other_blur=0.5)
