@@ -147,6 +147,7 @@ class Estimate:
     def plot(self, axes: "Axes | None" = None) -> "Axes":
         """Draw the kernel with matplotlib, into ``axes`` or a new figure.
 
+        >>> import torch
         >>> from matplotlib.figure import Figure
         >>> estimate = Estimate(torch.full((1, 1, 5, 5), 1 / 25), None, losses=[], seconds=0.0, seed=0)
         >>> estimate.plot(Figure().subplots()).get_title()

@@ -271,7 +271,8 @@ def test_a_further_stage_starts_from_the_weights_given(tmp_path, photos):
     shipped, cpu, losses = USRNet.from_pretrained(weights), torch.device("cpu"), []
     for loss in ("l1", "rmse"):
         settings = replace(gentle, loss=loss)
-        trained = train(photos, settings, tmp_path, cpu, start=weights, on_step=lambda _, value: losses.append(value))
+        folder = tmp_path / loss
+        trained = train(photos, settings, folder, cpu, start=weights, on_step=lambda _, value: losses.append(value))
         for a, b in zip(shipped.parameters(), trained.parameters(), strict=True):
             torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
     assert losses[1] > 1.1 * losses[0]  # as of any errors that are not all alike
@@ -357,7 +358,8 @@ def test_training_raises_the_validation_score(tmp_path, photos):
     scores = []
     for steps in (1, 40):
         settings = USRNetSettings(steps=steps, batch=2, patch=36, held_out=1, scales=(2,), warmup=5, noise_free=1.0)
-        train(photos, settings, tmp_path, torch.device("cpu"), on_validation=lambda e: scores.append(e["scores"][2]))
+        folder = tmp_path / str(steps)
+        train(photos, settings, folder, torch.device("cpu"), on_validation=lambda e: scores.append(e["scores"][2]))
     assert scores[1] > scores[0] + 0.3
 
 
