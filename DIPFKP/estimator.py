@@ -13,7 +13,7 @@ from torch import Tensor
 
 from blindsr.devices import fetch_interval, free_memory, searches_at_once
 from blindsr.estimation import BatchEstimator, Checkpoint, Estimate, OnStep
-from blindsr.kernels import centre, kernel_side, normalize
+from blindsr.kernels import kernel_side
 from blindsr.search_log import SearchLog
 from DIPFKP.fit import Fit, SearchedKernels, baseline_kernels, fit_both, latent_kernels, ssim
 from DIPFKP.settings import DIPModel, DIPSettings, preset
@@ -102,9 +102,6 @@ class DIPEstimator(BatchEstimator):
         found, images = fit_both(kernels, fit, fit_again, log)
         taken = [log.of(index) for index in range(len(lrs))]
         found, images = found.cpu(), images.cpu() if images is not None and self.want_image else None
-        if not (settings.circular or self.want_image or (self.prior is not None and self.prior.is_published)):
-            # A photograph displaced and its kernel displaced the other way fit as well; only Gaussians stay in place.
-            found = normalize(centre(found, scale_factor).clamp(min=0))
         seconds = log.seconds / len(lrs)
         return [
             Estimate(
@@ -112,6 +109,7 @@ class DIPEstimator(BatchEstimator):
                 image=None if images is None else images[index : index + 1],
                 seconds=seconds,
                 seed=seed,
+                free_centre=self.prior is None or not self.prior.is_published,
                 **predictions[index],
                 **taken[index],
             )

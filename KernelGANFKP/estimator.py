@@ -76,10 +76,11 @@ class GANEstimator(BatchEstimator):
         kernels = found.kernels
         if scale_factor == 4:
             kernels = torch.cat([normalize(centre(kernel_x4_from_x2(kernel), 4)) for kernel in kernels.split(1)])
+        free_centre = self.prior is not None and not self.prior.is_published  # KernelGAN centres its kernel
         taken = [log.of(index) for index in range(len(lrs))]
         seconds = log.seconds / len(lrs)
         return [
-            Estimate(kernel=kernel, image=None, seconds=seconds, seed=seed, **said, **searched)
+            Estimate(kernel, None, seconds=seconds, seed=seed, free_centre=free_centre, **said, **searched)
             for kernel, seed, said, searched in zip(kernels.cpu().split(1), seeds, found.said, taken, strict=True)
         ]
 

@@ -25,6 +25,7 @@ import tables
 from blindsr import super_resolve
 from blindsr.checks import require_choice
 from blindsr.command import parse, run
+from blindsr.estimation import place
 from blindsr.images import to_uint8
 from blindsr.kernel_families import FAMILIES
 from blindsr.metrics import psnr_ssim_y
@@ -152,7 +153,8 @@ def measure(what: What, paths: dict[str, Path]) -> Values:
     settings = replace(preset("paper", model), circular=False, channels=what["channels"])
     path = None if prior is None else pretrained_path(prior)
     estimate = pretrained_estimator(1, cpu, settings, model, path_prior=path)(as_tensor(blurred), 1, seed=0)
-    results = {told: super_resolve(blurred, 1, kernel=estimate.kernel, sigma=told / 255)[0] for told in TOLD}
+    found = place(estimate, 1, photograph=True).kernel
+    results = {told: super_resolve(blurred, 1, kernel=found, sigma=told / 255)[0] for told in TOLD}
     scores = {str(told): psnr(result) for told, result in results.items()}
     return {"psnr": max(scores.values()), "psnr_told": scores, "seconds": round(estimate.seconds, 1)}
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from blindsr.field import KernelField
 from blindsr.kernel_shape import kernel_png, kernel_shape
-from blindsr.kernels import align, unalign
+from blindsr.kernels import align, centre, normalize, unalign
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -107,6 +107,9 @@ class Estimate:
     aligned: bool = False
     """Whether the kernel's centre is the aligned instead of the published one (:mod:`blindsr.kernels`). An estimator
     may return either; :func:`place` moves the kernel to where the image needs it."""
+    free_centre: bool = False
+    """Whether nothing held the kernel's centre in place, as a prior of Gaussians does: an image displaced and its
+    kernel displaced the other way fit as well."""
     kernel_field: KernelField | None = None
     """Of a photograph whose blur varies over it, where the estimator reads that; ``kernel`` is one for all of it."""
     notes: tuple[str, ...] = ()
@@ -159,10 +162,16 @@ class Estimate:
 
 
 def place(estimate: Estimate, scale_factor: int, photograph: bool) -> Estimate:
-    """``estimate`` with the kernel where ``image`` needs it: aligned for a photograph, else as published."""
+    """``estimate`` with the kernel where ``image`` needs it: aligned for a photograph, else as published.
+
+    Of a photograph a free centre is put in place, unless the estimator made an image with it.
+    """
     if estimate.aligned == photograph:
         return estimate
-    kernel = (align if photograph else unalign)(estimate.kernel, scale_factor)
+    kernel = estimate.kernel
+    if photograph and estimate.free_centre and estimate.image is None:
+        kernel = normalize(centre(kernel, scale_factor).clamp(min=0))
+    kernel = (align if photograph else unalign)(kernel, scale_factor)
     return replace(estimate, kernel=kernel, aligned=photograph)
 
 

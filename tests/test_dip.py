@@ -10,6 +10,7 @@ from skimage.registration import phase_cross_correlation
 
 import DIPFKP.estimator
 from blindsr.degradation import border, degrade
+from blindsr.estimation import place
 from blindsr.images import read_image
 from blindsr.kernels import centre_of_mass, gaussian_kernels, kernel_side
 from blindsr.metrics import kernel_psnr
@@ -179,12 +180,14 @@ def test_baselines_move_their_kernel(blurred, model):
 
 
 @pytest.mark.parametrize("model", ["DIPSoftmax", "DoubleDIP"])
-def test_of_a_photograph_the_kernel_has_its_centre_in_place(blurred, model):
-    settings = (dataclasses.replace(SHORT, circular=circular) for circular in (False, True))
-    found, periodic = (
-        centre_of_mass(estimate(blurred[0], 2, model=model, settings=each).kernel) for each in settings
-    )
-    assert (found - 4.5).abs().max() < 0.05 < 0.2 < (periodic - 4.5).abs().max()  # as published
+def test_of_a_photograph_a_free_centre_is_put_in_place(blurred, prior, model):
+    found = estimate(blurred[0], 2, model=model, settings=dataclasses.replace(SHORT, circular=False))
+    assert place(found, 2, photograph=False) is found  # as published
+    assert (centre_of_mass(found.kernel) - 4.5).abs().max() > 0.2
+    placed = place(found, 2, photograph=True)
+    assert (centre_of_mass(placed.kernel) - 6.5).abs().max() < 0.05  # of 13×13 at x2, as KernelGAN's release has it
+    assert float(placed.kernel.sum()) == pytest.approx(1, abs=1e-5)
+    assert not estimate(blurred[0], 2, prior=prior, settings=SHORT).free_centre  # that of Gaussians is held
 
 
 @pytest.mark.parametrize(
